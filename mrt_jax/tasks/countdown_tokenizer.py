@@ -1,0 +1,37 @@
+"""The tokeniser of a countdown policy that is trained from scratch.
+
+Byte-level, so that every text has an encoding and decoding gives it back exactly; the task's
+words and the numbers up to `LARGEST_NUMBER` are one token each.
+"""
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+PAD, END, USER, ASSISTANT = '<|pad|>', '<|end|>', '<|user|>', '<|assistant|>'
+THINK, THINK_END = '<think>', '</think>'
+WORDS = ('Numbers:', 'Target:', 'Try ', ' yes', ' no', 'Answer: ')
+LARGEST_NUMBER = 199
+CHAT_TEMPLATE = (
+    '{% for message in messages %}'
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    '{% endfor %}'
+    "{% if add_generation_prompt %}{{ '<|assistant|><think>\\n' }}{% endif %}"
+)
+
+
+def countdown_tokenizer() -> Tokenizer:
+    """Builds the tokeniser; the same one every time."""
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    specials = [PAD, END, USER, ASSISTANT, THINK, THINK_END]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [byte_level.pre_tokenize_str(word)[0][0] for word in WORDS]
+    numbers = [str(number) for number in range(10, LARGEST_NUMBER + 1)]
+    vocabulary = {piece: i for i, piece in enumerate([*specials, *alphabet, *words, *numbers])}
+    # `ignore_merges` takes a word that the vocabulary holds whole; other words fall to bytes.
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+    pieces = '|'.join([*WORDS, r'\d+', r'[\s\S]'])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(pieces), behavior='isolated'), byte_level]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in specials])
+    return tokenizer
