@@ -82,9 +82,7 @@ def build_matcher(
     return StringMatcher(next_state_SV=jnp.asarray(states_SV))
 
 
-def first_match(
-    matcher: StringMatcher, tokens_BT: jax.Array, lengths_B: jax.Array
-) -> jax.Array:
+def first_match(matcher: StringMatcher, tokens_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
     """Number of tokens up to and including the one that completes a pattern for the first time.
 
     Args:
