@@ -1,0 +1,245 @@
+"""The meta-prover: answers forked from every boundary of a trace, on the trace's own cache.
+
+mu(. | x, z_{0:j}) of arXiv 2503.07572, section 3, is the policy with its thought forcibly ended
+after episode j. The keys and values of the prefix (x, z_{0:j}) are a part of what the rollout has
+left in its cache, so no prefix is filled again: attention of a branch merges three read-only
+sources exactly,
+
+    the parent trace's cache, up to the boundary    one for the E x M branches of a row
+    the boundary's termination text                 one for its M branches
+    the branch's own answer                         its own
+
+and the fork adds memory for the last two only.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from mrt_jax.models.cache import Context, KVCache, empty_cache, write
+from mrt_jax.models.transformer import Transformer, unembedding
+from mrt_jax.sampling.phases import (
+    Budget,
+    RowPhases,
+    Terminals,
+    advance_phases,
+    choose_tokens,
+    start_phases,
+)
+from mrt_jax.sampling.processors import SamplingConfig, sample_tokens
+from mrt_jax.sampling.row_keys import draw_uniforms, fold_in_each
+
+
+@struct.dataclass
+class Termination:
+    """Text that ends the thought at each boundary; its length may differ from one to the next.
+
+    Attributes:
+        tokens_BEA: int32, padded on the right.
+        lengths_BE: int32, at least 1.
+    """
+
+    tokens_BEA: jax.Array
+    lengths_BE: jax.Array
+
+
+@struct.dataclass
+class Branches:
+    """Answers forked from the boundaries of traces; A = termination slots + max_answer_tokens.
+
+    Attributes:
+        tokens_BEMA: int32, the termination text, then the answer, then padding.
+        logprobs_BEMA: float32, natural log-probability at temperature 1; 0 where not sampled.
+        sampled_BEMA: bool, drawn from the policy: neither termination text nor padding.
+        lengths_BEM: int32, tokens of termination text and answer; 0 at masked boundaries.
+        ended_BEM: bool, the answer ended by itself rather than cut by its budget.
+    """
+
+    tokens_BEMA: jax.Array
+    logprobs_BEMA: jax.Array
+    sampled_BEMA: jax.Array
+    lengths_BEM: jax.Array
+    ended_BEM: jax.Array
+
+
+@struct.dataclass
+class _Decode:
+    """Carry of the decode loop over rows R = B x E x M; tokens [:, step - 1] are the last drawn."""
+
+    step: jax.Array
+    rows: RowPhases
+    tokens_RA: jax.Array
+    logprobs_RA: jax.Array
+    suffix: KVCache
+
+
+def same_termination(tokens: tuple[int, ...] | list[int], mask_BE: jax.Array) -> Termination:
+    """The same termination text at every boundary.
+
+    Raises:
+        ValueError: no token: the first answer token is predicted from the last of this text.
+    """
+    if not len(tokens):
+        raise ValueError('the termination text must have at least one token')
+    text_A = jnp.asarray(np.asarray(tokens, np.int32))
+    return Termination(
+        tokens_BEA=jnp.broadcast_to(text_A, (*mask_BE.shape, len(tokens))),
+        lengths_BE=jnp.full(mask_BE.shape, len(tokens), jnp.int32),
+    )
+
+
+def branch_keys(keys_B: jax.Array, boundaries: int, branches: int) -> jax.Array:
+    """Typed PRNG keys [B, E, M], from row key, boundary index and branch index only."""
+    keys_BE1 = fold_in_each(keys_B[:, None], jnp.arange(boundaries))[:, :, None]
+    return fold_in_each(keys_BE1, jnp.arange(branches))
+
+
+def _prove_branches(
+    model: Transformer,
+    params: Any,
+    cache: KVCache,
+    prompt_lengths_B: jax.Array,
+    boundaries_BE: jax.Array,
+    mask_BE: jax.Array,
+    termination: Termination,
+    keys_B: jax.Array,
+    terminals: Terminals,
+    *,
+    branches: int,
+    max_answer_tokens: int,
+    sampling: SamplingConfig,
+) -> Branches:
+    """Ends the thought at each boundary of each trace and samples M answers there.
+
+    Args:
+        model: the policy's network; static.
+        params: its parameters.
+        cache: the rollouts' cache, see `Rollout`; only read.
+        prompt_lengths_B: int32.
+        boundaries_BE: int32, response tokens in each prefix.
+        mask_BE: bool, boundaries to answer at; the others give branches of length 0.
+        termination: text that ends the thought at each boundary.
+        keys_B: typed PRNG keys, one a trace.
+        terminals: `eos_ids`, `stop` and `pad_id` end an answer; the rest is not used.
+        branches: M; static.
+        max_answer_tokens: most tokens sampled in an answer; static.
+        sampling: how tokens are drawn; static.
+
+    Returns:
+        The branches. Those of a row depend on that row's arguments alone.
+    """
+    rows, boundaries = boundaries_BE.shape
+    text_slots = termination.tokens_BEA.shape[-1]
+    total = rows * boundaries * branches
+    budget = Budget(max_thinking_tokens=0, max_answer_tokens=max_answer_tokens)
+    unembedding_DV = unembedding(params, model.config)
+
+    # A boundary's prefix is what the parent holds at positions below `limit_X`; X = B x E.
+    limit_X = (prompt_lengths_B[:, None] + boundaries_BE).reshape(-1)
+    lengths_X = termination.lengths_BE.reshape(-1)
+    text_XA = _pad_left(termination.tokens_BEA.reshape(-1, text_slots), lengths_X)
+    offsets_XA = jnp.arange(text_slots) - (text_slots - lengths_X[:, None])
+    text_positions_XA = jnp.where(
+        (offsets_XA >= 0) & mask_BE.reshape(-1, 1), limit_X[:, None] + offsets_XA, -1
+    )
+    hidden_XAD, text_kv = model.apply(
+        {'params': params}, text_XA, text_positions_XA, contexts=(Context(cache, limit_X),)
+    )
+    text = empty_cache(model.config, rows * boundaries, text_slots, model.dtype)
+    text = write(text, text_kv, text_positions_XA, 0)
+
+    start_R = jnp.repeat(limit_X + lengths_X, branches)
+    limit_R = jnp.repeat(limit_X, branches)
+    uniforms_RA = draw_uniforms(
+        branch_keys(keys_B, boundaries, branches).reshape(-1), max_answer_tokens
+    )
+
+    def draw(decode: _Decode, hidden_RD: jax.Array) -> _Decode:
+        """Draws token `step` of every row from the hidden state before it."""
+        step = decode.step
+        logits_RV = jnp.dot(hidden_RD, unembedding_DV, preferred_element_type=jnp.float32)
+        uniforms_R = jax.lax.dynamic_index_in_dim(uniforms_RA, step, 1, keepdims=False)
+        drawn_R, logprobs_R = sample_tokens(logits_RV, uniforms_R, sampling)
+        tokens_R, sampled_R = choose_tokens(decode.rows, drawn_R, terminals)
+        return decode.replace(
+            step=step + 1,
+            rows=advance_phases(decode.rows, tokens_R, budget, terminals),
+            tokens_RA=decode.tokens_RA.at[:, step].set(tokens_R),
+            logprobs_RA=decode.logprobs_RA.at[:, step].set(jnp.where(sampled_R, logprobs_R, 0)),
+        )
+
+    def unfinished(decode: _Decode) -> jax.Array:
+        return (decode.step < max_answer_tokens) & decode.rows.live_B.any()
+
+    def decode_token(decode: _Decode) -> _Decode:
+        last = decode.step - 1
+        tokens_R1 = jax.lax.dynamic_slice_in_dim(decode.tokens_RA, last, 1, axis=1)
+        positions_R1 = jnp.where(decode.rows.live_B, start_R + last, -1)[:, None]
+        hidden_R1D, new_kv = model.apply(
+            {'params': params},
+            tokens_R1,
+            positions_R1,
+            contexts=(
+                Context(cache, limit_R),
+                Context(text, None),
+                Context(decode.suffix, None),
+            ),
+        )
+        decode = decode.replace(suffix=write(decode.suffix, new_kv, positions_R1, last))
+        return draw(decode, hidden_R1D[:, 0])
+
+    decode = _Decode(
+        step=jnp.int32(0),
+        rows=start_phases(jnp.repeat(mask_BE.reshape(-1), branches), budget),
+        tokens_RA=jnp.full((total, max_answer_tokens), terminals.pad_id, jnp.int32),
+        logprobs_RA=jnp.zeros((total, max_answer_tokens), jnp.float32),
+        suffix=empty_cache(model.config, total, max(1, max_answer_tokens - 1), model.dtype),
+    )
+    decode = draw(decode, jnp.repeat(hidden_XAD[:, -1], branches, axis=0))
+    decode = jax.lax.while_loop(unfinished, decode_token, decode)
+    return _join(termination, decode, mask_BE, branches, terminals.pad_id)
+
+
+prove_branches = jax.jit(
+    _prove_branches, static_argnames=('model', 'branches', 'max_answer_tokens', 'sampling')
+)
+
+
+def _pad_left(tokens_XA: jax.Array, lengths_X: jax.Array) -> jax.Array:
+    """Moves right-padded tokens to the end of their row; what stands before them is arbitrary."""
+    width = tokens_XA.shape[1]
+    columns_XA = (jnp.arange(width) + lengths_X[:, None]) % width
+    return jnp.take_along_axis(tokens_XA, columns_XA, axis=1)
+
+
+def _join(
+    termination: Termination, decode: _Decode, mask_BE: jax.Array, branches: int, pad_id: int
+) -> Branches:
+    """Puts each answer behind its termination text."""
+    rows, boundaries, text_slots = termination.tokens_BEA.shape
+    shape = (rows, boundaries, branches, -1)
+    answers_BEMA = decode.tokens_RA.reshape(shape)
+    text_BE11 = jnp.where(mask_BE, termination.lengths_BE, 0)[:, :, None, None]
+    answer_BEM1 = decode.rows.lengths_B.reshape(shape)
+    columns_A = jnp.arange(text_slots + answers_BEMA.shape[-1])
+
+    def shifted(values_BEMA: jax.Array) -> jax.Array:
+        columns = jnp.clip(columns_A - text_BE11, 0, values_BEMA.shape[-1] - 1)
+        return jnp.take_along_axis(
+            values_BEMA, jnp.broadcast_to(columns, (*values_BEMA.shape[:3], len(columns_A))), -1
+        )
+
+    text_BE1A = termination.tokens_BEA[:, :, None, jnp.minimum(columns_A, text_slots - 1)]
+    lengths_BEM1 = text_BE11 + answer_BEM1
+    sampled_BEMA = (columns_A >= text_BE11) & (columns_A < lengths_BEM1)
+    tokens_BEMA = jnp.where(columns_A < text_BE11, text_BE1A, pad_id)
+    return Branches(
+        tokens_BEMA=jnp.where(sampled_BEMA, shifted(answers_BEMA), tokens_BEMA),
+        logprobs_BEMA=jnp.where(sampled_BEMA, shifted(decode.logprobs_RA.reshape(shape)), 0),
+        sampled_BEMA=sampled_BEMA,
+        lengths_BEM=lengths_BEM1[..., 0],
+        ended_BEM=decode.rows.stopped_B.reshape(rows, boundaries, branches),
+    )

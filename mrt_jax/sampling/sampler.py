@@ -1,0 +1,230 @@
+"""Rollouts: prefill and decode in one jitted program over a key-value cache.
+
+Prompts are padded on the left, so that token t of every row's response goes to the same cache slot
+and a step writes the cache with one slice update. The loop stops when every row has ended. All
+randomness of a row comes from its own key, so its sample does not depend on its neighbours.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from mrt_jax.models.cache import Context, KVCache, empty_cache, write
+from mrt_jax.models.transformer import Transformer, unembedding
+from mrt_jax.sampling.phases import (
+    Budget,
+    RowPhases,
+    Terminals,
+    advance_phases,
+    choose_tokens,
+    start_phases,
+)
+from mrt_jax.sampling.processors import SamplingConfig, sample_tokens
+from mrt_jax.sampling.row_keys import draw_uniforms
+
+
+@struct.dataclass
+class PromptBatch:
+    """Prompts of a batch.
+
+    Attributes:
+        tokens_BP: int32, padded on the left.
+        lengths_B: int32; a row of length 0 fills up a batch and is not decoded.
+    """
+
+    tokens_BP: jax.Array
+    lengths_B: jax.Array
+
+
+@struct.dataclass
+class Rollout:
+    """Responses with what training and the meta-prover need of them.
+
+    Attributes:
+        prompt_tokens_BP: int32, padded on the left.
+        prompt_lengths_B: int32.
+        tokens_BT: int32, the response, its end-of-sequence token included; padded after its end.
+        logprobs_BT: float32, natural log-probability at temperature 1; 0 where not sampled.
+        sampled_BT: bool, drawn from the policy: neither forced text nor padding.
+        lengths_B: int32, response tokens.
+        thought_closed_B: int32, tokens of the thought: up to and including the token that completes
+            its end marker, or up to where the forced text begins, or, in rows that ended inside
+            their thought, all but the end-of-sequence token.
+        forced_B: bool, the thinking budget was spent and the termination text forced.
+        ended_B: bool, the row ended by itself rather than cut by its budget.
+        cache: keys and values of all prompt and response tokens; slot p holds prompt column p, slot
+            P + t response token t.
+    """
+
+    prompt_tokens_BP: jax.Array
+    prompt_lengths_B: jax.Array
+    tokens_BT: jax.Array
+    logprobs_BT: jax.Array
+    sampled_BT: jax.Array
+    lengths_B: jax.Array
+    thought_closed_B: jax.Array
+    forced_B: jax.Array
+    ended_B: jax.Array
+    cache: KVCache
+
+
+@struct.dataclass
+class _Decode:
+    """Carry of the decode loop; `hidden_BD` belongs to the last token fed."""
+
+    step: jax.Array
+    hidden_BD: jax.Array
+    rows: RowPhases
+    tokens_BT: jax.Array
+    logprobs_BT: jax.Array
+    sampled_BT: jax.Array
+    cache: KVCache
+
+
+def encode_prompts(prompts: Sequence[Sequence[int]], slots: int, pad_id: int = 0) -> PromptBatch:
+    """Pads token lists on the left to a common number of slots.
+
+    Raises:
+        ValueError: a prompt is longer than `slots`; prompts are never cut.
+    """
+    tokens_BP = np.full((len(prompts), slots), pad_id, np.int32)
+    for row, prompt in enumerate(prompts):
+        if len(prompt) > slots:
+            raise ValueError(
+                f'prompt {row} has {len(prompt)} tokens and the batch {slots} prompt slots: '
+                'give more slots or a shorter prompt'
+            )
+        if len(prompt):
+            tokens_BP[row, slots - len(prompt) :] = prompt
+    lengths_B = np.asarray([len(prompt) for prompt in prompts], np.int32)
+    return PromptBatch(tokens_BP=jnp.asarray(tokens_BP), lengths_B=jnp.asarray(lengths_B))
+
+
+def response_slots(budget: Budget, terminals: Terminals) -> int:
+    """T: the most tokens that a response can have, forced text included.
+
+    Raises:
+        ValueError: a thinking budget without termination tokens, which no thought could leave.
+    """
+    if not budget.max_thinking_tokens:
+        return budget.max_answer_tokens
+    if not terminals.termination_tokens:
+        raise ValueError(
+            'a thinking budget needs termination_tokens to force on a thought that has spent it'
+        )
+    forced = len(terminals.termination_tokens)
+    return budget.max_thinking_tokens + forced + budget.max_answer_tokens
+
+
+def prompt_positions(lengths_B: jax.Array, slots: int) -> jax.Array:
+    """Positions of left-padded prompts: int32[B, P], -1 on padding."""
+    return jnp.maximum(jnp.arange(slots) - (slots - lengths_B[:, None]), -1).astype(jnp.int32)
+
+
+def _prefill(
+    model: Transformer, params: Any, prompts: PromptBatch, *, slots: int
+) -> tuple[jax.Array, KVCache]:
+    """Hidden states of the last prompt tokens [B, D] and a cache that holds the prompts."""
+    rows, width = prompts.tokens_BP.shape
+    positions_BP = prompt_positions(prompts.lengths_B, width)
+    hidden_BPD, prompt_kv = model.apply({'params': params}, prompts.tokens_BP, positions_BP)
+    cache = empty_cache(model.config, rows, slots, model.dtype)
+    return hidden_BPD[:, -1], write(cache, prompt_kv, positions_BP, 0)
+
+
+def _fill_cache(model: Transformer, params: Any, sequences: PromptBatch) -> KVCache:
+    """Cache of sequences that are already known, such as recorded traces behind their prompts."""
+    return _prefill(model, params, sequences, slots=sequences.tokens_BP.shape[1])[1]
+
+
+def _sample_rollouts(
+    model: Transformer,
+    params: Any,
+    prompts: PromptBatch,
+    keys_B: jax.Array,
+    terminals: Terminals,
+    *,
+    budget: Budget,
+    sampling: SamplingConfig,
+) -> Rollout:
+    """Samples one response for each prompt row.
+
+    Args:
+        model: the policy's network; static.
+        params: its parameters.
+        prompts: B rows; a group of G rollouts is its prompt repeated on G rows.
+        keys_B: typed PRNG keys, one a row.
+        terminals: what ends thoughts and rows.
+        budget: token budgets; static. They fix T.
+        sampling: how tokens are drawn; static.
+
+    Returns:
+        The rollouts, with S = P + T cache slots.
+
+    Raises:
+        ValueError: while tracing, see `response_slots`.
+    """
+    rows, slots = prompts.tokens_BP.shape
+    steps = response_slots(budget, terminals)
+    uniforms_BT = draw_uniforms(keys_B, steps)
+    unembedding_DV = unembedding(params, model.config)
+
+    hidden_BD, cache = _prefill(model, params, prompts, slots=slots + steps)
+
+    def unfinished(decode: _Decode) -> jax.Array:
+        return (decode.step < steps) & decode.rows.live_B.any()
+
+    def decode_token(decode: _Decode) -> _Decode:
+        step = decode.step
+        logits_BV = jnp.dot(decode.hidden_BD, unembedding_DV, preferred_element_type=jnp.float32)
+        uniforms_B = jax.lax.dynamic_index_in_dim(uniforms_BT, step, 1, keepdims=False)
+        drawn_B, logprobs_B = sample_tokens(logits_BV, uniforms_B, sampling)
+        tokens_B, sampled_B = choose_tokens(decode.rows, drawn_B, terminals)
+        positions_B = jnp.where(decode.rows.live_B, prompts.lengths_B + step, -1)
+        hidden_B1D, new_kv = model.apply(
+            {'params': params},
+            tokens_B[:, None],
+            positions_B[:, None],
+            contexts=(Context(decode.cache, None),),
+        )
+        return _Decode(
+            step=step + 1,
+            hidden_BD=hidden_B1D[:, 0],
+            rows=advance_phases(decode.rows, tokens_B, budget, terminals),
+            tokens_BT=decode.tokens_BT.at[:, step].set(tokens_B),
+            logprobs_BT=decode.logprobs_BT.at[:, step].set(jnp.where(sampled_B, logprobs_B, 0)),
+            sampled_BT=decode.sampled_BT.at[:, step].set(sampled_B),
+            cache=write(decode.cache, new_kv, positions_B[:, None], slots + step),
+        )
+
+    decode = _Decode(
+        step=jnp.int32(0),
+        hidden_BD=hidden_BD,
+        rows=start_phases(prompts.lengths_B > 0, budget),
+        tokens_BT=jnp.full((rows, steps), terminals.pad_id, jnp.int32),
+        logprobs_BT=jnp.zeros((rows, steps), jnp.float32),
+        sampled_BT=jnp.zeros((rows, steps), bool),
+        cache=cache,
+    )
+    # The last token of every row is fed too: a boundary may lie behind it.
+    decode = jax.lax.while_loop(unfinished, decode_token, decode)
+    return Rollout(
+        prompt_tokens_BP=prompts.tokens_BP,
+        prompt_lengths_B=prompts.lengths_B,
+        tokens_BT=decode.tokens_BT,
+        logprobs_BT=decode.logprobs_BT,
+        sampled_BT=decode.sampled_BT,
+        lengths_B=decode.rows.lengths_B,
+        thought_closed_B=decode.rows.thought_B,
+        forced_B=decode.rows.forced_B,
+        ended_B=decode.rows.stopped_B,
+        cache=decode.cache,
+    )
+
+
+fill_cache = jax.jit(_fill_cache, static_argnames=('model',))
+sample_rollouts = jax.jit(_sample_rollouts, static_argnames=('model', 'budget', 'sampling'))

@@ -1,0 +1,216 @@
+"""Branches on the parent's cache against scoring every prefix from scratch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mrt_jax.sampling.fork import Termination, prove_branches, same_termination
+from mrt_jax.sampling.phases import Budget
+from mrt_jax.sampling.processors import SamplingConfig
+from mrt_jax.sampling.row_keys import split_by_row
+from mrt_jax.sampling.sampler import encode_prompts, fill_cache, sample_rollouts
+
+ROWS, BOUNDARIES, BRANCHES, ANSWER, TEXT = 32, 8, 3, 5, 4
+SLOTS = 8
+PLACES = 40  # prompt, response and branch of any row
+
+
+class Case:
+    """Rollouts, random boundaries (about 200 of 256 in use) and texts of random lengths."""
+
+    def __init__(self, tiny, prompts, terminals) -> None:
+        rng = np.random.default_rng(0)
+        self.tiny, self.prompts, self.terminals = tiny, prompts, terminals
+        self.rollout = sample_rollouts(
+            tiny.model, tiny.params, encode_prompts(prompts, SLOTS),
+            split_by_row(jax.random.key(0), ROWS), terminals,
+            budget=Budget(max_thinking_tokens=12, max_answer_tokens=6), sampling=SamplingConfig(),
+        )  # fmt: skip
+        lengths_B = np.asarray(self.rollout.lengths_B)
+        self.boundaries_BE = rng.integers(0, lengths_B[:, None] + 1, (ROWS, BOUNDARIES))
+        self.boundaries_BE[:, -1] = lengths_B  # the whole response, its last token included
+        self.mask_BE = rng.uniform(size=(ROWS, BOUNDARIES)) < 0.85
+        self.text_BEA = rng.integers(2, 13, (ROWS, BOUNDARIES, TEXT))
+        self.text_lengths_BE = rng.integers(1, TEXT + 1, (ROWS, BOUNDARIES))
+        self.keys_B = split_by_row(jax.random.key(1), ROWS)
+
+    def prove(self, rows=slice(None), cache=None, branches=BRANCHES, **changes):
+        cache = self.rollout.cache if cache is None else cache
+        take = lambda x: jax.tree.map(lambda a: jnp.asarray(a)[rows], x)  # noqa: E731
+        cache = cache.replace(
+            k_LBKSC=cache.k_LBKSC[:, rows],
+            v_LBKSC=cache.v_LBKSC[:, rows],
+            positions_BS=cache.positions_BS[rows],
+        )
+        arguments = {
+            'mask_BE': self.mask_BE, 'terminals': self.terminals, 'sampling': SamplingConfig()
+        } | changes  # fmt: skip
+        return prove_branches(
+            self.tiny.model, self.tiny.params, cache, take(self.rollout.prompt_lengths_B),
+            take(jnp.asarray(self.boundaries_BE, jnp.int32)), take(arguments['mask_BE']),
+            Termination(take(jnp.asarray(self.text_BEA, jnp.int32)),
+                        take(jnp.asarray(self.text_lengths_BE, jnp.int32))),
+            self.keys_B[rows], arguments['terminals'],
+            branches=branches, max_answer_tokens=ANSWER, sampling=arguments['sampling'],
+        )  # fmt: skip
+
+    def prefix(self, row, boundary):
+        length = self.boundaries_BE[row, boundary]
+        text = self.text_BEA[row, boundary, : self.text_lengths_BE[row, boundary]]
+        return [*self.prompts[row], *self.rollout.tokens_BT[row, :length].tolist(), *text.tolist()]
+
+
+@pytest.fixture(scope='module')
+def case(tiny, prompts, terminals):
+    return Case(tiny, prompts, terminals)
+
+
+@pytest.fixture(scope='module')
+def branches(case):
+    return jax.tree.map(np.asarray, case.prove())
+
+
+def _assert_equal(one, two):
+    for name in ('tokens_BEMA', 'sampled_BEMA', 'lengths_BEM', 'ended_BEM'):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name), name)
+    np.testing.assert_allclose(one.logprobs_BEMA, two.logprobs_BEMA, rtol=1e-5, atol=1e-5)
+
+
+def test_logprobs_equal_scoring_from_scratch(case, branches):
+    assert case.mask_BE.sum() >= 200
+    pairs = np.argwhere(case.mask_BE)
+    sequences, answers = [], []
+    for row, boundary in pairs:
+        prefix = case.prefix(row, boundary)
+        text = case.text_lengths_BE[row, boundary]
+        for branch in range(BRANCHES):
+            length = branches.lengths_BEM[row, boundary, branch]
+            tokens = branches.tokens_BEMA[row, boundary, branch]
+            np.testing.assert_array_equal(tokens[:text], prefix[len(prefix) - text :])
+            assert (tokens[length:] == 0).all()
+            answers.append((len(prefix), tokens[text:length]))
+            sequences.append([*prefix, *tokens[text:length].tolist()])
+    logprobs_XTV = case.tiny.next_token_logprobs(sequences, PLACES)
+    worst = 0.0
+    for index, (start, answer) in enumerate(answers):
+        row, boundary = pairs[index // BRANCHES]
+        text = case.text_lengths_BE[row, boundary]
+        actual = branches.logprobs_BEMA[row, boundary, index % BRANCHES]
+        expected = logprobs_XTV[index, start - 1 + np.arange(len(answer)), answer]
+        worst = max(worst, np.abs(actual[text : text + len(answer)] - expected).max())
+        sampled = branches.sampled_BEMA[row, boundary, index % BRANCHES]
+        assert sampled.sum() == len(answer) and sampled[text : text + len(answer)].all()
+        assert not actual[~sampled].any()
+    assert worst < 1e-4
+
+
+def test_greedy_answers_equal_plain_decoding(case):
+    greedy = case.prove(sampling=SamplingConfig(temperature=0))
+    pairs = np.argwhere(case.mask_BE)
+    sequences = [case.prefix(row, boundary) for row, boundary in pairs]
+    starts = [len(sequence) for sequence in sequences]
+    for _ in range(ANSWER):
+        logprobs_XTV = case.tiny.next_token_logprobs(sequences, PLACES)
+        for index, sequence in enumerate(sequences):
+            sequence.append(int(np.argmax(logprobs_XTV[index, len(sequence) - 1])))
+    lengths_BEM, tokens_BEMA = np.asarray(greedy.lengths_BEM), np.asarray(greedy.tokens_BEMA)
+    for (row, boundary), sequence, start in zip(pairs, sequences, starts, strict=True):
+        text = case.text_lengths_BE[row, boundary]
+        for branch in range(BRANCHES):
+            length = lengths_BEM[row, boundary, branch]
+            answer = tokens_BEMA[row, boundary, branch, text:length]
+            np.testing.assert_array_equal(answer, sequence[start : start + len(answer)])
+
+
+def test_masked_boundaries_have_no_branches(case, branches):
+    masked = ~case.mask_BE
+    assert masked.any()
+    assert not branches.lengths_BEM[masked].any() and not branches.ended_BEM[masked].any()
+    assert not branches.sampled_BEMA[masked].any() and not branches.tokens_BEMA[masked].any()
+
+
+def test_answers_end_by_themselves_or_by_their_budget(case, branches):
+    answers_BEM = branches.lengths_BEM - case.text_lengths_BE[:, :, None]
+    used = np.broadcast_to(case.mask_BE[:, :, None], answers_BEM.shape)
+    ended = used & branches.ended_BEM
+    cut = used & ~branches.ended_BEM
+    assert ended.any() and cut.any()
+    assert (answers_BEM[cut] == ANSWER).all()
+    row, boundary, branch = np.argwhere(ended)[0]
+    last = branches.tokens_BEMA[
+        row, boundary, branch, branches.lengths_BEM[row, boundary, branch] - 1
+    ]
+    assert last in (1, 10)
+
+
+def test_a_trace_does_not_depend_on_its_neighbours(case, branches):
+    rows = np.asarray([5, 30, 2, 11])
+    _assert_equal(case.prove(rows), jax.tree.map(lambda x: x[rows], branches))
+
+
+def test_a_boundary_does_not_depend_on_the_others(case, branches):
+    mask_BE = case.mask_BE.copy()
+    mask_BE[:, ::2] = False
+    fewer = case.prove(mask_BE=mask_BE)
+    np.testing.assert_array_equal(
+        np.asarray(fewer.tokens_BEMA)[mask_BE], branches.tokens_BEMA[mask_BE]
+    )
+
+
+def test_more_branches_keep_the_first_ones(case, branches):
+    more = case.prove(branches=BRANCHES + 2)
+    np.testing.assert_array_equal(more.tokens_BEMA[:, :, :BRANCHES], branches.tokens_BEMA)
+
+
+def test_branches_of_a_boundary_differ(case, branches):
+    first, second = branches.tokens_BEMA[:, :, 0], branches.tokens_BEMA[:, :, 1]
+    assert (first != second).any(axis=-1)[case.mask_BE].mean() > 0.5
+
+
+def test_recorded_traces_give_the_same_branches(case, branches):
+    sequences = [
+        [*prompt, *tokens[:length].tolist()]
+        for prompt, tokens, length in zip(
+            case.prompts, np.asarray(case.rollout.tokens_BT), case.rollout.lengths_B, strict=True
+        )
+    ]
+    cache = fill_cache(case.tiny.model, case.tiny.params, encode_prompts(sequences, 30))
+    _assert_equal(case.prove(cache=cache), branches)
+
+
+def test_traces_may_be_sharded(case, branches):
+    mesh = Mesh(np.asarray(jax.devices()).reshape(4, 2), ('data', 'fsdp'))
+    by_row = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+    cache = case.rollout.cache
+    kv = NamedSharding(mesh, PartitionSpec(None, ('data', 'fsdp')))
+    sharded = prove_branches(
+        case.tiny.model, case.tiny.params,
+        cache.replace(
+            k_LBKSC=jax.device_put(cache.k_LBKSC, kv), v_LBKSC=jax.device_put(cache.v_LBKSC, kv),
+            positions_BS=jax.device_put(cache.positions_BS, by_row),
+        ),
+        *(
+            jax.device_put(x, by_row)
+            for x in (
+                case.rollout.prompt_lengths_B, jnp.asarray(case.boundaries_BE, jnp.int32),
+                jnp.asarray(case.mask_BE),
+                Termination(jnp.asarray(case.text_BEA, jnp.int32),
+                            jnp.asarray(case.text_lengths_BE, jnp.int32)),
+                case.keys_B,
+            )
+        ),
+        case.terminals,
+        branches=BRANCHES, max_answer_tokens=ANSWER, sampling=SamplingConfig(),
+    )  # fmt: skip
+    _assert_equal(sharded, branches)
+    assert sharded.tokens_BEMA.sharding.shard_shape(sharded.tokens_BEMA.shape)[0] == ROWS // 8
+
+
+def test_one_termination_text_for_all():
+    termination = same_termination((4, 5), jnp.ones((2, 3), bool))
+    assert termination.tokens_BEA.shape == (2, 3, 2)
+    np.testing.assert_array_equal(termination.lengths_BE, np.full((2, 3), 2))
+    with pytest.raises(ValueError, match='at least one token'):
+        same_termination((), jnp.ones((2, 3), bool))
