@@ -1,0 +1,97 @@
+import json
+
+import pytest
+
+from mrt_jax.errors import InputError
+from mrt_jax.policies.chat import ChatTemplate, load_chat_template
+from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, countdown_tokenizer
+
+CHATML = """{%- for message in messages %}
+    {%- if loop.first and message['role'] != 'system' %}
+        {{- '<|im_start|>system\\nYou are helpful.<|im_end|>\\n' }}
+    {%- endif %}
+    {{- '<|im_start|>' + message.role + '\\n' + message['content'] | trim + '<|im_end|>' }}
+{% endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}"""
+INSTRUCTIONS = """{{ bos_token }}{% for message in messages -%}
+{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+    {{ raise_exception('roles must alternate user/assistant') }}
+{% endif %}
+{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}
+{% else %}{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}{% endif %}
+{% endfor %}"""
+REASONING = """{% set ns = namespace(turns=0) %}{% for message in messages %}
+{% if message['role'] == 'tool' %}{% continue %}{% endif %}
+{% set content = message['content'] %}
+{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}
+{% set ns.turns = ns.turns + 1 %}
+{{ ns.turns ~ ' ' ~ message | tojson }}{{ content }}
+{% endfor %}{% if tools is not none %}tools{% endif %}
+{% if add_generation_prompt %}<think>\n{% endif %}"""
+TEMPLATES = {
+    'chatml': CHATML,
+    'instructions': INSTRUCTIONS,
+    'reasoning': REASONING,
+    'countdown': CHAT_TEMPLATE,
+}
+MESSAGES = [
+    {'role': 'user', 'content': '  2 < 3 & "quotes" é\n'},
+    {'role': 'assistant', 'content': '<think>hm</think>yes'},
+    {'role': 'user', 'content': 'why?'},
+]
+
+
+@pytest.mark.parametrize('name', TEMPLATES)
+@pytest.mark.parametrize('opens_turn', [True, False])
+def test_renders_like_transformers(name, opens_turn):
+    transformers = pytest.importorskip('transformers')
+    special = {'bos_token': '<|user|>', 'eos_token': '<|end|>'}
+    reference = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=countdown_tokenizer(), chat_template=TEMPLATES[name], **special
+    )
+    expected = reference.apply_chat_template(
+        MESSAGES, tokenize=False, add_generation_prompt=opens_turn
+    )
+    assert ChatTemplate(TEMPLATES[name], special).render(MESSAGES, opens_turn) == expected
+
+
+def test_refused_messages_name_the_file_and_the_reason():
+    template = ChatTemplate(INSTRUCTIONS, {'bos_token': '', 'eos_token': ''}, 'policy/x.json')
+    with pytest.raises(InputError, match='policy/x.json: .*roles must alternate'):
+        template.render([{'role': 'assistant', 'content': 'first'}])
+
+
+@pytest.mark.parametrize(
+    'attack',
+    [
+        "{{ messages.append('x') }}",
+        "{{ ''.__class__.__mro__ }}",
+        '{{ messages[0].content.nothing.at }}',
+    ],
+)
+def test_failing_or_escaping_templates_are_input_errors(attack):
+    with pytest.raises(InputError, match='chat template failed'):
+        ChatTemplate(attack + '{{ 1 / 0 }}').render(MESSAGES)
+
+
+def test_syntax_error_is_found_when_loading(tmp_path):
+    (tmp_path / 'tokenizer_config.json').write_text(json.dumps({'chat_template': '{% if %}'}))
+    with pytest.raises(InputError, match='tokenizer_config.json: .*not valid Jinja, line 1'):
+        load_chat_template(tmp_path)
+
+
+def test_template_file_comes_before_the_settings(tmp_path):
+    assert load_chat_template(tmp_path) is None
+    config = tmp_path / 'tokenizer_config.json'
+    config.write_text(json.dumps({'chat_template': 'settings'}))
+    assert load_chat_template(tmp_path).render([]) == 'settings'
+    named = [{'name': 'tools', 'template': 'no'}, {'name': 'default', 'template': 'yes'}]
+    config.write_text(json.dumps({'chat_template': named}))
+    assert load_chat_template(tmp_path).render([]) == 'yes'
+    config.write_text(json.dumps({'chat_template': named[:1]}))
+    with pytest.raises(InputError, match="no 'default' among its templates"):
+        load_chat_template(tmp_path)
+    (tmp_path / 'chat_template.jinja').write_text('file')
+    assert load_chat_template(tmp_path).render([]) == 'file'
