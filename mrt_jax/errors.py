@@ -1,4 +1,4 @@
-"""The one exception that means: the input or the command line is at fault."""
+"""The two exceptions that commands turn into exit codes of their own."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     Commands print the message as one line on stderr and exit with code 2.
     """
+
+
+class NonFiniteError(RuntimeError):
+    """Numbers went non-finite and the run cannot go on; commands exit with code 3."""

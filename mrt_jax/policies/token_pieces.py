@@ -1,8 +1,8 @@
 """The exact bytes that each token stands for, from a vocabulary's spelling of its tokens.
 
-Vocabularies do not store bytes: GPT-2 spells a space as `Ġ`, SentencePiece as U+2581, Llama 2 spells
-the byte E2 as `<0xE2>`. Everything that looks into text token by token, such as finding a marker in
-a response, needs the bytes instead.
+Vocabularies do not store bytes: GPT-2 spells a space as `Ġ`, SentencePiece as U+2581, and Llama 2
+the byte E2 as `<0xE2>`. Everything that looks into text token by token, such as finding a marker
+in a response, needs the bytes instead.
 """
 
 import functools

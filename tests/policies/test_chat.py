@@ -69,11 +69,12 @@ def test_refused_messages_name_the_file_and_the_reason():
         "{{ messages.append('x') }}",
         "{{ ''.__class__.__mro__ }}",
         '{{ messages[0].content.nothing.at }}',
+        '{{ 1 / 0 }}',
     ],
 )
 def test_failing_or_escaping_templates_are_input_errors(attack):
     with pytest.raises(InputError, match='chat template failed'):
-        ChatTemplate(attack + '{{ 1 / 0 }}').render(MESSAGES)
+        ChatTemplate(attack).render(MESSAGES)
 
 
 def test_syntax_error_is_found_when_loading(tmp_path):

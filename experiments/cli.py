@@ -1,0 +1,116 @@
+"""What all commands share: exit codes, one-line errors, and the flag for the device mesh."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags
+
+from mrt_jax.errors import InputError, NonFiniteError
+
+INPUT_AT_FAULT, NON_FINITE = 2, 3
+MESH_HELP = (
+    "Devices along the mesh axes, such as 'data=2,fsdp=1,tensor=4'; axes left out are 1, and one "
+    'may be -1 to take the devices that are left.'
+)
+_MESH_AXES = ('data', 'fsdp', 'tensor', 'sequence')
+
+
+def run(main: Callable[[list[str]], None]) -> NoReturn:
+    """Runs a command with the exit codes that all commands share.
+
+    Args:
+        main: the command, called with the program's name once the flags are parsed. It raises
+            `InputError` for code 2 and `NonFiniteError` for code 3, and returns for code 0.
+    """
+
+    def guarded_main(argv: list[str]) -> None:
+        try:
+            main(argv)
+        except InputError as error:
+            _exit(error, INPUT_AT_FAULT)
+        except NonFiniteError as error:
+            _exit(error, NON_FINITE)
+
+    app.run(guarded_main, flags_parser=_parse_flags)
+
+
+@contextlib.contextmanager
+def validating(what: str) -> Iterator[None]:
+    """Reports a ValueError of the library as the user's mistake.
+
+    Args:
+        what: the flag or file that the checked values come from; begins the message.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f'{what}: {error}') from error
+
+
+def mesh_axes(text: str) -> dict[str, int]:
+    """Reads the flag --mesh: sizes by axis name, for `make_mesh`.
+
+    Raises:
+        InputError: not a list of AXIS=SIZE with known axes, or an axis given twice.
+    """
+    sizes: dict[str, int] = {}
+    for part in filter(None, text.split(',')):
+        axis, _, size = part.strip().partition('=')
+        if axis not in _MESH_AXES or axis in sizes or not size.lstrip('-').isdecimal():
+            raise InputError(
+                f'--mesh={text}: cannot read {part!r}: give AXIS=SIZE, each axis once, with the '
+                f'axes {", ".join(_MESH_AXES)}'
+            )
+        sizes[axis] = int(size)
+    return sizes
+
+
+def check_output(file: str | Path) -> Path:
+    """Finds out before any work whether a file can be written.
+
+    Raises:
+        InputError: it is a folder, or the folder it would go to is missing.
+    """
+    file = Path(file)
+    if file.is_dir():
+        raise InputError(f'{file}: is a folder: give the name of a file to write')
+    if not file.parent.is_dir():
+        raise InputError(f'{file}: the folder {file.parent} does not exist: create it first')
+    return file
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the command line; `app.run` itself would exit with code 1 and several lines."""
+    try:
+        rest = flags.FLAGS(argv)
+        if 'config' in flags.FLAGS:
+            # A config file that failed to load says so when the config is first looked at.
+            getattr(flags.FLAGS['config'].value, 'is_locked', None)
+    except SystemExit:
+        sys.exit(0)  # --help, which has been printed.
+    except AttributeError as error:
+        # A key that the config has not: a KeyError wrapped in an AttributeError.
+        reason = error.args[0] if error.args else error
+        reason = reason.args[0] if isinstance(reason, KeyError) else reason
+        _exit(f'--config: unknown key {reason}', INPUT_AT_FAULT)
+    except (flags.Error, KeyError, TypeError, ValueError, OSError) as error:
+        _exit(error, INPUT_AT_FAULT)
+    if len(rest) > 1:
+        _exit(f'unexpected argument {rest[1]!r}: flags are --NAME=VALUE', INPUT_AT_FAULT)
+    return rest
+
+
+def _exit(error: Exception | str, code: int) -> NoReturn:
+    """Leaves with one line on stderr."""
+    text = str(error)
+    before, traceback, after = text.partition('Traceback (most recent call last):')
+    if traceback:
+        # Exceptions in a config file arrive as text with their traceback; its last line matters.
+        text = f'{before} {after.strip().splitlines()[-1]}'
+    print(' '.join(text.split()), file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,114 @@
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from experiments import cli
+from mrt_jax.errors import InputError
+
+PROGRAM = """
+import sys
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+from experiments import cli
+from mrt_jax.errors import InputError, NonFiniteError
+
+flags.DEFINE_enum('ending', 'done', ['done', 'input', 'nan', 'bug'], 'How it ends.')
+config_flags.DEFINE_config_file('config', None, 'Config.')
+
+def main(argv):
+    if 'jax' in sys.modules:
+        raise RuntimeError('jax was imported')
+    endings = {
+        'input': InputError('file.jsonl: line 3\\nis bad'),
+        'nan': NonFiniteError('gradients'),
+        'bug': KeyError('bug'),
+    }
+    if flags.FLAGS.ending in endings:
+        raise endings[flags.FLAGS.ending]
+    print('alpha', flags.FLAGS.config and flags.FLAGS.config.alpha)
+
+cli.run(main)
+"""
+CONFIG = """
+import ml_collections
+
+def get_config(variant=''):
+    if variant not in ('', 'grpo'):
+        raise ValueError(f'unknown variant {variant!r}')
+    return ml_collections.ConfigDict({'seed': 0, 'alpha': 0.5, 'mesh': {'data': 1}})
+"""
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('cli')
+    (folder / 'program.py').write_text(textwrap.dedent(PROGRAM))
+    (folder / 'config.py').write_text(textwrap.dedent(CONFIG))
+    return folder
+
+
+def run(folder, *arguments):
+    command = [sys.executable, str(folder / 'program.py'), *arguments]
+    arguments = [argument.replace('config.py', str(folder / 'config.py')) for argument in command]
+    return subprocess.run(
+        arguments, capture_output=True, text=True, env={'PYTHONPATH': '.', 'PATH': ''}, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    'arguments, said',
+    [
+        (['--nothing=1'], "Unknown command line flag 'nothing'"),
+        (['--ending=maybe'], '--ending=maybe: value should be one of'),
+        (['--ending=input'], 'file.jsonl: line 3 is bad'),
+        (['stray'], "unexpected argument 'stray'"),
+        (['--config=config.py', '--config.sed=1'], 'unknown key \'sed\' Did you mean "seed"'),
+        (['--config=config.py', '--config.mesh.dat=1'], "unknown key 'dat'"),
+        (['--config=config.py', '--config.seed=often'], '--config.seed=often: invalid literal'),
+        (['--config=config.py', '--config.seed=1.5'], '--config.seed=1.5'),
+        (['--config=config.py:best'], "ValueError: unknown variant 'best'"),
+        (['--config=missing.py'], 'missing.py'),
+    ],
+)
+def test_mistakes_of_the_user_are_one_line_and_code_2(folder, arguments, said):
+    result = run(folder, *arguments)
+    assert result.returncode == 2
+    assert result.stdout == ''
+    assert result.stderr.count('\n') == 1
+    assert said in result.stderr
+
+
+def test_other_endings_have_their_codes(folder):
+    done = run(folder, '--config=config.py:grpo', '--config.alpha=1')
+    assert (done.returncode, done.stdout, done.stderr) == (0, 'alpha 1.0\n', '')
+    non_finite = run(folder, '--ending=nan')
+    assert (non_finite.returncode, non_finite.stderr) == (3, 'gradients\n')
+    assert run(folder, '--ending=bug').returncode == 1
+    assert (help_text := run(folder, '--help')).returncode == 0
+    assert '--config' in help_text.stdout
+
+
+def test_mesh_flag():
+    assert cli.mesh_axes('') == {}
+    assert cli.mesh_axes('data=-1, tensor=4') == {'data': -1, 'tensor': 4}
+    for text in ['rows=2', 'data', 'data=x', 'data=2,data=2', 'data=']:
+        with pytest.raises(InputError, match='give AXIS=SIZE'):
+            cli.mesh_axes(text)
+
+
+def test_validating_names_the_flag():
+    with pytest.raises(InputError, match='^--top_p: must'), cli.validating('--top_p'):
+        raise ValueError('must lie in (0, 1]')
+    with pytest.raises(InputError, match='^already'), cli.validating('--top_p'):
+        raise InputError('already')
+
+
+def test_outputs_are_checked_before_the_work(tmp_path):
+    assert cli.check_output(tmp_path / 'out.jsonl') == tmp_path / 'out.jsonl'
+    with pytest.raises(InputError, match='is a folder'):
+        cli.check_output(tmp_path)
+    with pytest.raises(InputError, match='does not exist'):
+        cli.check_output(tmp_path / 'missing' / 'out.jsonl')
