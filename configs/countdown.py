@@ -1,0 +1,143 @@
+"""Countdown: reach a target with + - * / from a few numbers, searching in marked attempts.
+
+python -m experiments.train --config=configs/countdown.py:VARIANT --workdir=runs/countdown
+
+| variant | what it runs |
+| --- | --- |
+| demo (default) | outcome reward and MRT from the shipped warm start, compared on the test split |
+| compare | every arm over three seeds, at equal updates and at equal sampled tokens |
+| grpo | outcome reward alone |
+| length_penalty | outcome reward with the length penalty of Kimi k1.5 |
+| mrt_scalar | outcome reward + alpha x progress summed over the trace |
+| mrt_episode | outcome reward + alpha x progress of each episode, on that episode's tokens |
+| mrt | outcome reward + alpha x progress from each episode to the trace's end |
+| sft | the supervised warm start that made experiments/policies/countdown |
+"""
+
+import ml_collections
+
+RECIPES = {
+    'grpo': {'credit': 'none'},
+    'length_penalty': {'credit': 'none', 'length_penalty': 'kimi'},
+    'mrt_scalar': {'credit': 'scalar'},
+    'mrt_episode': {'credit': 'episode'},
+    'mrt': {'credit': 'to_go'},
+}
+
+
+def get_config(variant: str = 'demo') -> ml_collections.ConfigDict:
+    """The config of a variant; the module's docstring lists them."""
+    if variant in RECIPES:
+        return reinforcement(**RECIPES[variant])
+    if variant == 'demo':
+        return comparison(arms=('grpo', 'mrt'), seeds=(0,))
+    if variant == 'compare':
+        return comparison(arms=tuple(RECIPES), seeds=(0, 1, 2))
+    if variant == 'sft':
+        return warm_start()
+    known = ', '.join(['demo', 'compare', *RECIPES, 'sft'])
+    raise ValueError(f'configs/countdown.py has no variant {variant!r}; it has {known}')
+
+
+def _shared() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.task = 'countdown'
+    # Devices along each axis of the mesh; one of them may be -1, the rest of the devices.
+    config.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1, sequence=1))
+    config.compute_dtype = 'float32'  # of activations and matrix products
+    config.remat = 'none'  # activations kept for the backward pass: none | dots | full
+    config.checkpoint_every = 10  # steps
+    config.keep_checkpoints = 2
+    config.max_skipped_in_a_row = 5  # non-finite steps before the run stops with exit code 3
+    return config
+
+
+def reinforcement(**changes: object) -> ml_collections.ConfigDict:
+    """Reinforcement learning from the shipped warm start."""
+    config = _shared()
+    config.objective = 'rl'
+    config.policy = 'experiments/policies/countdown'
+    config.num_steps = 40
+    config.evaluate_every = 0  # steps between evaluations on the validation split; 0: never
+
+    # Rollouts.
+    config.prompts_per_step = 16
+    config.group_size = 8  # G, rollouts of each prompt
+    config.max_prompt_tokens = 24
+    config.max_thinking_tokens = 168
+    config.max_answer_tokens = 14
+    config.sampling = ml_collections.ConfigDict(
+        dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+    )
+
+    # Meta-prover.
+    config.max_boundaries = 8
+    config.branches = 4  # M, answers at each boundary
+
+    # Credit: outcome advantage + alpha x progress advantage.
+    config.credit = 'none'  # none | scalar | episode | to_go
+    config.alpha = 1.0
+    config.reward_scale = 'std'  # outcome advantages divided by the group's deviation: std | none
+    config.length_penalty = 'none'  # none | kimi | arora
+    config.length_penalty_weight = 0.5
+
+    # Objective and optimiser.
+    config.clip_low = 0.2
+    config.clip_high = 0.2
+    config.kl_coef = 0.0  # k3 penalty towards the policy folder that the run began with
+    config.entropy_coef = 0.0
+    config.aggregation = 'token'  # mean over: token | sequence | constant
+    config.updates_per_step = 1  # passes over each batch of rollouts
+    config.microbatch_rows = 16
+    config.optimizer = ml_collections.ConfigDict(
+        dict(learning_rate=3e-4, schedule='constant', warmup_steps=2, weight_decay=0.0,
+             b1=0.9, b2=0.98, clip_norm=1.0)
+    )
+
+    # Evaluation of the final policy.
+    config.evaluation = _evaluation()
+    config.update(changes)
+    return config
+
+
+def _evaluation() -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict(
+        dict(num_problems=512, num_samples=2, branches=4, max_boundaries=16, batch_rows=128,
+             budgets=(48, 80, 112, 144, 176, 208))
+    )
+
+
+def comparison(arms: tuple[str, ...], seeds: tuple[int, ...]) -> ml_collections.ConfigDict:
+    """Trains every arm with every seed and evaluates all of them beside the warm start."""
+    config = reinforcement()
+    config.objective = 'compare'
+    config.arms = ml_collections.ConfigDict({name: dict(RECIPES[name]) for name in arms})
+    config.seeds = seeds
+    return config
+
+
+def warm_start() -> ml_collections.ConfigDict:
+    """Supervised fine-tuning of a fresh policy on unsteady search traces."""
+    config = _shared()
+    config.objective = 'sft'
+    config.policy = ''  # train the model below from scratch
+    config.model = ml_collections.ConfigDict(
+        dict(width=128, num_layers=5, num_heads=2, num_kv_heads=2, head_width=64, ffn_width=384,
+             max_positions=512)
+    )
+    config.num_steps = 1200
+    config.checkpoint_every = 100
+    config.rows_per_step = 64
+    config.row_tokens = 208
+    config.microbatch_rows = 8
+    # Rates at which the demonstrated searches go wrong, see mrt_jax/tasks/search_traces.py.
+    config.unsteadiness = ml_collections.ConfigDict(
+        dict(solve=0.15, repeat=0.15, stop=0.08, go_on=0.6, cut=0.1, guess=0.2, max_attempts=8,
+             max_value=99)
+    )
+    config.optimizer = ml_collections.ConfigDict(
+        dict(learning_rate=4e-3, schedule='cosine', warmup_steps=100, weight_decay=0.05,
+             b1=0.9, b2=0.98, clip_norm=1.0)
+    )
+    return config

@@ -1,0 +1,103 @@
+"""Softmax attention over several sources of keys, merged exactly."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+_HIDDEN = -1e30
+
+
+@struct.dataclass
+class Source:
+    """Keys and values with what each query may see of them.
+
+    Attributes:
+        k_BKSC, v_BKSC: B rows of keys; B divides the X rows of queries, see `cache.Context`.
+        visible_XTS: bool.
+    """
+
+    k_BKSC: jax.Array
+    v_BKSC: jax.Array
+    visible_XTS: jax.Array
+
+
+def visible(
+    query_positions_XT: jax.Array,
+    key_positions_BS: jax.Array,
+    *,
+    window: int | None,
+    limit_X: jax.Array | None = None,
+) -> jax.Array:
+    """What each query sees: keys up to its own position, in its window, below its limit.
+
+    Returns:
+        bool[X, T, S]; keys at position -1 (padding) are seen by nobody.
+    """
+    repeats = query_positions_XT.shape[0] // key_positions_BS.shape[0]
+    keys_X1S = jnp.repeat(key_positions_BS, repeats, axis=0)[:, None, :]
+    queries_XT1 = query_positions_XT[:, :, None]
+    seen_XTS = (keys_X1S >= 0) & (keys_X1S <= queries_XT1)
+    if window is not None:
+        seen_XTS &= keys_X1S > queries_XT1 - window
+    if limit_X is not None:
+        seen_XTS &= keys_X1S < limit_X[:, None, None]
+    return seen_XTS
+
+
+def attend(q_XHTC: jax.Array, sources: Sequence[Source]) -> jax.Array:
+    """Softmax attention over the union of the sources' keys.
+
+    Each source gives its maximum score, its sum of exponentials and its weighted values; the parts
+    are merged on the common maximum, so the result is that of one softmax over all keys.
+
+    Args:
+        q_XHTC: rotated queries. Query head h reads key-value head h // (H / K).
+        sources: where to look.
+
+    Returns:
+        [X, H, T, C] in the queries' dtype. A query that sees nothing gets finite values.
+    """
+    parts = [_attend_part(q_XHTC, source) for source in sources]
+    highest = jnp.stack([part[0] for part in parts]).max(axis=0)
+    total, mixed = 0.0, 0.0
+    for maximum, normaliser, values in parts:
+        weight = jnp.exp(maximum - highest)
+        total += weight * normaliser
+        mixed += weight[..., None] * values
+    return (mixed / total[..., None]).astype(q_XHTC.dtype)
+
+
+def _attend_part(
+    q_XHTC: jax.Array, source: Source
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Maximum score and sum of exponentials [X, H, T] and weighted values [X, H, T, C], float32."""
+    rows, heads, length, width = q_XHTC.shape
+    parents, kv_heads, slots, _ = source.k_BKSC.shape
+    fork, share = rows // parents, heads // kv_heads
+    # All queries that read one parent's head become the rows of one matrix product.
+    q = q_XHTC.reshape(parents, fork, kv_heads, share, length, width)
+    q = q.transpose(0, 2, 3, 1, 4, 5).reshape(parents, kv_heads, -1, width)
+    scores = jnp.einsum(
+        'bkqc,bksc->bkqs', q, source.k_BKSC, preferred_element_type=jnp.float32
+    ) * (width**-0.5)
+    seen = source.visible_XTS.reshape(parents, 1, 1, fork * length, slots)
+    scores = scores.reshape(parents, kv_heads, share, fork * length, slots)
+    scores = jnp.where(seen, scores, _HIDDEN)
+    maximum = jax.lax.stop_gradient(scores.max(axis=-1))
+    weights = jnp.exp(scores - maximum[..., None])
+    values = jnp.einsum(
+        'bkqs,bksc->bkqc',
+        weights.reshape(parents, kv_heads, -1, slots).astype(source.v_BKSC.dtype),
+        source.v_BKSC,
+        preferred_element_type=jnp.float32,
+    )
+
+    def by_row(x: jax.Array) -> jax.Array:
+        x = x.reshape(parents, kv_heads, share, fork, length, *x.shape[4:])
+        x = jnp.moveaxis(x, 3, 1)
+        return x.reshape(rows, heads, length, *x.shape[5:])
+
+    values = values.reshape(parents, kv_heads, share, fork * length, width)
+    return by_row(maximum), by_row(weights.sum(axis=-1)), by_row(values)

@@ -1,0 +1,228 @@
+"""A decoder-only transformer, applied functionally.
+
+RMS norm before attention (grouped queries, rotary positions) and before SwiGLU, as in Llama,
+Mistral, Qwen2 and Qwen3. Layers are stacked along a leading axis and scanned, so a deep model
+compiles as fast as a shallow one.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mrt_jax.models.attention import Source, attend, visible
+from mrt_jax.models.cache import Context
+from mrt_jax.models.config import ModelConfig
+from mrt_jax.models.rotary import rotate, rotation
+
+REMAT_POLICIES = {
+    'none': None,
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+NewKV = tuple[jax.Array, jax.Array]
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale over the last axis, in float32."""
+
+    epsilon: float
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        initializer = nn.with_logical_partitioning(nn.initializers.ones, (self.axis_name,))
+        scale = self.param('scale', initializer, (x.shape[-1],), jnp.float32)
+        x32 = x.astype(jnp.float32)
+        rms = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
+        return (x32 * rms * scale).astype(x.dtype)
+
+
+class Linear(nn.Module):
+    """Contracts the last axes of x with a kernel that names its logical axes.
+
+    Attributes:
+        in_shape, out_shape: axes contracted and produced.
+        axes: logical names of both, in order.
+        bias: adds a bias of `out_shape`.
+        scale: multiplies the standard deviation 1 / sqrt(fan in) of fresh kernels.
+    """
+
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    bias: bool = False
+    scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        inputs = len(self.in_shape)
+        initializer = nn.initializers.variance_scaling(
+            self.scale**2, 'fan_in', 'normal', in_axis=tuple(range(inputs)),
+            out_axis=tuple(range(inputs, len(self.axes))),
+        )
+        kernel = self.param(
+            'kernel', nn.with_logical_partitioning(initializer, self.axes),
+            (*self.in_shape, *self.out_shape), jnp.float32,
+        )
+        contracted = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
+        y = jax.lax.dot_general(x, kernel.astype(x.dtype), (contracted, ((), ())))
+        if self.bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[inputs:])
+            y += self.param('bias', zeros, self.out_shape, jnp.float32).astype(y.dtype)
+        return y
+
+
+class Block(nn.Module):
+    """One layer: x + attention(norm(x)), then + SwiGLU(norm(x))."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x_XTD: jax.Array,
+        rotation_XT: tuple[jax.Array, jax.Array],
+        visible_parts: tuple[jax.Array, ...],
+        context_kv: tuple[NewKV, ...],
+    ) -> tuple[jax.Array, NewKV]:
+        c = self.config
+        h = RMSNorm(c.norm_eps, 'embed', name='attention_norm')(x_XTD)
+        width, heads, kv_heads = (c.width,), (c.num_heads, c.head_width), (
+            c.num_kv_heads, c.head_width)
+        q = Linear(width, heads, ('embed', 'heads', 'head'), c.attention_bias, name='query')(h)
+        kv_axes = ('embed', 'kv_heads', 'head')
+        k = Linear(width, kv_heads, kv_axes, c.attention_bias, name='key')(h)
+        v = Linear(width, kv_heads, kv_axes, c.attention_bias, name='value')(h)
+        if c.qk_norm:
+            q = RMSNorm(c.norm_eps, 'head', name='query_norm')(q)
+            k = RMSNorm(c.norm_eps, 'head', name='key_norm')(k)
+        q_XHTC, k_XKTC, v_XKTC = (y.swapaxes(1, 2) for y in (q, k, v))
+        q_XHTC, k_XKTC = rotate(q_XHTC, *rotation_XT), rotate(k_XKTC, *rotation_XT)
+        pairs = (*context_kv, (k_XKTC, v_XKTC))
+        sources = [
+            Source(keys, values, seen)
+            for (keys, values), seen in zip(pairs, visible_parts, strict=True)
+        ]
+        mixed_XTHC = attend(q_XHTC, sources).swapaxes(1, 2)
+        # Both writes to the residual stream start smaller the more layers there are.
+        depth_scale = (2 * c.num_layers) ** -0.5
+        x_XTD += Linear(
+            heads, width, ('heads', 'head', 'embed'), c.output_bias, depth_scale, name='output'
+        )(mixed_XTHC)
+
+        h = RMSNorm(c.norm_eps, 'embed', name='mlp_norm')(x_XTD)
+        ffn = (c.ffn_width,)
+        gate = Linear(width, ffn, ('embed', 'mlp'), c.mlp_bias, name='gate')(h)
+        up = Linear(width, ffn, ('embed', 'mlp'), c.mlp_bias, name='up')(h)
+        x_XTD += Linear(ffn, width, ('mlp', 'embed'), c.mlp_bias, depth_scale, name='down')(
+            nn.silu(gate) * up
+        )
+        return x_XTD, (k_XKTC, v_XKTC)
+
+
+class Transformer(nn.Module):
+    """Tokens to final hidden states; `unembedding` gives the output layer.
+
+    Attributes:
+        config: shape and switches.
+        dtype: of activations and matrix products; parameters, norms and softmax are float32.
+        remat: what the backward pass recomputes, a key of `REMAT_POLICIES`.
+    """
+
+    config: ModelConfig
+    dtype: str = 'float32'
+    remat: str = 'none'
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens_XT: jax.Array,
+        positions_XT: jax.Array,
+        segments_XT: jax.Array | None = None,
+        contexts: tuple[Context, ...] = (),
+    ) -> tuple[jax.Array, NewKV]:
+        """Reads tokens, attending to them and to what was read before.
+
+        Training and prefill have no contexts; decoding has the row's cache; the meta-prover has the
+        parent trace's cache, up to a limit, and its own.
+
+        Args:
+            tokens_XT: int32.
+            positions_XT: int32; -1 marks padding, which nobody attends to.
+            segments_XT: int32; tokens attend within their segment only. None: one segment a row.
+            contexts: earlier keys and values, only read.
+
+        Returns:
+            hidden_XTD after the final norm, in the compute dtype, and the rotated keys and values
+            (k_LXKTC, v_LXKTC) of the tokens read, for `cache.write`.
+        """
+        c = self.config
+        embedding_VD = self.param(
+            'embedding',
+            nn.with_logical_partitioning(
+                nn.initializers.normal(0.02), ('vocab', 'embed')),
+            (c.vocab_size, c.width), jnp.float32,
+        )
+        if not c.tie_embeddings:
+            initializer = nn.initializers.lecun_normal()
+            self.param(
+                'unembedding',
+                nn.with_logical_partitioning(initializer, ('embed', 'vocab')),
+                (c.width, c.vocab_size), jnp.float32,
+            )
+        own_XTT = visible(positions_XT, positions_XT, window=c.sliding_window)
+        if segments_XT is not None:
+            own_XTT &= segments_XT[:, :, None] == segments_XT[:, None, :]
+        seen = [
+            visible(positions_XT, context.cache.positions_BS, window=c.sliding_window,
+                    limit_X=context.limit_X)
+            for context in contexts
+        ]
+        context_kv = tuple((context.cache.k_LBKSC, context.cache.v_LBKSC) for context in contexts)
+        block = Block
+        if self.remat != 'none':
+            block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        layers = nn.scan(
+            block,
+            variable_axes={'params': 0},
+            split_rngs={'params': True},
+            in_axes=(nn.broadcast, nn.broadcast, 0),
+            length=c.num_layers,
+            metadata_params={nn.PARTITION_NAME: 'layers'},
+        )(c, name='layers')
+        x_XTD = embedding_VD.astype(self.dtype)[tokens_XT]
+        x_XTD, new_kv = layers(
+            x_XTD, rotation(c, positions_XT), (*seen, own_XTT), context_kv
+        )
+        return RMSNorm(c.norm_eps, 'embed', name='final_norm')(x_XTD), new_kv
+
+
+def unembedding(params: Any, config: ModelConfig) -> jax.Array:
+    """Output layer [D, V], float32; the embedding transposed where the two are tied."""
+    return params['embedding'].T if config.tie_embeddings else params['unembedding']
+
+
+def _boxed(model: Transformer, key: jax.Array) -> Any:
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return model.init(key, tokens, tokens)['params']
+
+
+def init_params(model: Transformer, key: jax.Array) -> Any:
+    """Fresh parameters, a tree of float32 arrays; trace it under jit with shardings to place it."""
+    return nn.meta.unbox(_boxed(model, key))
+
+
+def logical_axes(model: Transformer) -> Any:
+    """Logical axis names of every parameter: the tree of `init_params` with tuples as leaves."""
+    boxed = jax.eval_shape(lambda: _boxed(model, jax.random.key(0)))
+    return jax.tree.map(
+        lambda box: tuple(box.names), boxed, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata)
+    )
+
+
+def abstract_params(model: Transformer) -> Any:
+    """Shapes and dtypes of the parameters, without making them."""
+    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
