@@ -1,0 +1,73 @@
+"""From logical axis names to mesh axes: one table, and the shardings that follow from it."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+Rules = Mapping[str, str | tuple[str, ...] | None]
+
+RULES: Rules = MappingProxyType({
+    # Parameters: see `Transformer`.
+    'layers': None,
+    'vocab': 'tensor',
+    'embed': 'fsdp',
+    'heads': 'tensor',
+    'kv_heads': 'tensor',
+    'head': None,
+    'mlp': 'tensor',
+    # Activations.
+    'rows': ('data', 'fsdp'),
+    'tokens': 'sequence',
+})
+
+
+def partition_spec(axes: tuple[str | None, ...], rules: Rules = RULES) -> PartitionSpec:
+    """Mesh axes of an array, from the logical names of its axes; None stays whole.
+
+    Raises:
+        ValueError: a name that the table does not have.
+    """
+    if unknown := [axis for axis in axes if axis is not None and axis not in rules]:
+        raise ValueError(f'no rule for logical axis {unknown[0]!r}; known: {", ".join(rules)}')
+    return PartitionSpec(*(None if axis is None else rules[axis] for axis in axes))
+
+
+def param_shardings(logical_axes: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """Sharding of every parameter.
+
+    Args:
+        logical_axes: tree of tuples of names, see `transformer.logical_axes`.
+        mesh: from `make_mesh`.
+        rules: table from logical to mesh axes.
+    """
+    return jax.tree.map(
+        lambda axes: NamedSharding(mesh, partition_spec(axes, rules)),
+        logical_axes,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+
+
+def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
+    """Sharding of arrays whose first axis is the rows of a batch."""
+    return NamedSharding(mesh, partition_spec(('rows',), rules))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Sharding of arrays of which every device has a copy."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+@contextlib.contextmanager
+def use_mesh(mesh: Mesh, rules: Rules = RULES) -> Iterator[None]:
+    """Within it, jitted functions pin the network's activations to the mesh.
+
+    Results do not depend on it. Without it the compiler alone decides where activations go, and
+    under `fsdp` it may split them by width, as the parameters are, rather than by row.
+    """
+    with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(rules.items())):
+        yield
