@@ -36,7 +36,7 @@ class Unsteadiness:
     go_on: float = 0.6
     cut: float = 0.1
     guess: float = 0.2
-    max_attempts: int = 10
+    max_attempts: int = 8
     max_value: int = 99
 
 

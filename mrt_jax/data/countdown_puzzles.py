@@ -1,0 +1,97 @@
+"""Countdown puzzles, drawn by a fixed procedure into disjoint splits."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from mrt_jax.data.search_traces import draw_attempt
+from mrt_jax.errors import InputError
+
+SPLITS = ('train', 'validation', 'test')
+
+
+@dataclasses.dataclass(frozen=True)
+class CountdownSpec:
+    """How problems are drawn; the procedure and `seed` fix the dataset.
+
+    Attributes:
+        min_numbers, max_numbers: how many numbers a problem has.
+        max_number: numbers are 1 to this.
+        min_target, max_target: range of the target.
+        max_value: largest intermediate result of the solution that a problem is made with.
+        use_all: an answer uses every number exactly once; else at most once.
+        sizes: problems of the train, validation and test splits.
+        seed: of the draws.
+    """
+
+    min_numbers: int = 3
+    max_numbers: int = 4
+    max_number: int = 15
+    min_target: int = 10
+    max_target: int = 60
+    max_value: int = 99
+    use_all: bool = True
+    sizes: tuple[int, int, int] = (20_000, 1024, 1024)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.min_numbers <= self.max_numbers <= 6:
+            raise InputError(
+                f'countdown takes 2 to 6 numbers, got {self.min_numbers} to {self.max_numbers}'
+            )
+
+
+SPECS = {
+    'countdown': CountdownSpec(),
+    'countdown:full': CountdownSpec(
+        max_numbers=6, max_number=99, max_target=999, max_value=9999
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Puzzle:
+    """Numbers in the order shown, and the target; solvable by construction."""
+
+    numbers: tuple[int, ...]
+    target: int
+
+    @property
+    def key(self) -> str:
+        """Name that is the same for every order of the numbers."""
+        return f'{" ".join(map(str, sorted(self.numbers)))} = {self.target}'
+
+
+def split_of(puzzle: Puzzle) -> str:
+    """Split that a puzzle belongs to, whatever seed drew it: 90, 5 and 5 in 100."""
+    share = int.from_bytes(hashlib.sha256(puzzle.key.encode()).digest()[:4], 'big') % 100
+    return SPLITS[0] if share < 90 else SPLITS[1] if share < 95 else SPLITS[2]
+
+
+def draw_puzzles(spec: CountdownSpec, split: str) -> Iterator[Puzzle]:
+    """Draws a split's puzzles: all different, each with at least one solution.
+
+    Raises:
+        InputError: the spec has too few different puzzles for the split's size.
+    """
+    size = spec.sizes[SPLITS.index(split)]
+    rng = np.random.default_rng([spec.seed, SPLITS.index(split)])
+    seen: set[str] = set()
+    misses = 0
+    while len(seen) < size:
+        count = int(rng.integers(spec.min_numbers, spec.max_numbers + 1))
+        numbers = tuple(rng.integers(1, spec.max_number + 1, size=count).tolist())
+        # Without `use_all` a puzzle may be solved by some of its numbers.
+        used = count if spec.use_all else int(rng.integers(2, count + 1))
+        target = draw_attempt(numbers[:used], spec.max_value, rng).value
+        puzzle = Puzzle(tuple(rng.permutation(numbers).tolist()), target)
+        fits = spec.min_target <= target <= spec.max_target and split_of(puzzle) == split
+        if not fits or puzzle.key in seen:
+            misses += 1
+            if misses > 1000 * size + 100_000:
+                raise InputError(f'{spec} has fewer than {size} different {split} puzzles')
+            continue
+        seen.add(puzzle.key)
+        yield puzzle

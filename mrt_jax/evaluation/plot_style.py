@@ -1,0 +1,117 @@
+"""How plots look: two themes, and one line style a policy that survives greyscale printing."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+# Figures are as wide as a phone's or half a desktop's page, so that their text is read at about
+# the size it is set in, and are drawn at twice the resolution of a screen.
+SIZE_INCHES = (5.0, 3.5)
+DPI = 192
+
+
+@dataclasses.dataclass(frozen=True)
+class Theme:
+    """Colours of a plot. `series` holds one for each policy, the reference policy first."""
+
+    name: str
+    background: str
+    text: str
+    muted: str
+    grid: str
+    series: tuple[str, ...]
+
+
+# The series after the grey reference are the Okabe-Ito palette, which readers with any common form
+# of colour blindness tell apart; on dark ground in lighter tints.
+LIGHT = Theme(
+    name='light',
+    background='#ffffff',
+    text='#1f2328',
+    muted='#5b636d',
+    grid='#e4e7eb',
+    series=('#6b7280', '#0072b2', '#d55e00', '#009e73', '#a8518a', '#b57a00', '#2f9fd6'),
+)
+DARK = Theme(
+    name='dark',
+    background='#1b1f24',
+    text='#e6e8eb',
+    muted='#a3abb5',
+    grid='#30363d',
+    series=('#a3abb5', '#4fa8e0', '#ff8a4c', '#3ecf9f', '#e391c4', '#e9b949', '#8fd3ff'),
+)
+
+_DASHES = (
+    (0, (1.5, 1.5)),
+    (0, (5, 1.6)),
+    '-',
+    '-.',
+    (0, (9, 2)),
+    (0, (6, 1.5, 1, 1.5, 1, 1.5)),
+    (0, (3, 3)),
+)
+_MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+
+
+def series_style(index: int, theme: Theme) -> dict:
+    """Colour, dash and marker of the policy at `index`; unique for the first 49 policies."""
+    dash = (index + index // len(_DASHES)) % len(_DASHES)
+    return {
+        'color': theme.series[index % len(theme.series)],
+        'linestyle': _DASHES[dash],
+        'marker': _MARKERS[index % len(_MARKERS)],
+        'linewidth': 1.6 if index == 0 else 1.9,
+        'markersize': 6.0,
+        'markeredgewidth': 1.0,
+        'markeredgecolor': theme.background,
+    }
+
+
+def mix_colors(ground: str, color: str, strength: float) -> tuple[float, ...]:
+    """`color` laid on `ground`: an opaque tint, which the grid does not shine through."""
+    pairs = zip(to_rgb(ground), to_rgb(color), strict=True)
+    return tuple(below + strength * (above - below) for below, above in pairs)
+
+
+def new_figure(theme: Theme) -> tuple[Figure, Axes]:
+    """A figure of the common size with one empty, styled pair of axes."""
+    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor=theme.background, layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(facecolor=theme.background)
+    for side in ('top', 'right'):
+        axes.spines[side].set_visible(False)
+    for side in ('left', 'bottom'):
+        axes.spines[side].set_color(theme.muted)
+        axes.spines[side].set_linewidth(0.8)
+    axes.tick_params(colors=theme.muted, labelsize=9.5, width=0.8, length=3)
+    axes.grid(True, color=theme.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def label_axes(axes: Axes, theme: Theme, horizontal: str, vertical: str) -> None:
+    """Names the axes; the vertical name stands on top, where it is read without tilting."""
+    axes.set_xlabel(horizontal, color=theme.text, fontsize=10)
+    axes.set_title(vertical, loc='left', color=theme.text, fontsize=10, pad=8)
+
+
+def add_legend(figure: Figure, axes: Axes, theme: Theme, names: Sequence[str]) -> None:
+    """Puts the legend above the plot, where it hides no data."""
+    handles, _ = axes.get_legend_handles_labels()
+    columns = min(len(names), 3) if max(map(len, names)) < 18 else min(len(names), 2)
+    figure.legend(
+        handles,
+        list(names),
+        loc='outside upper left',
+        ncols=columns,
+        frameon=False,
+        fontsize=9.5,
+        labelcolor=theme.text,
+        handlelength=2.6,
+        columnspacing=1.4,
+        borderaxespad=0.2,
+    )

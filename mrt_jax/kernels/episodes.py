@@ -1,0 +1,243 @@
+"""Episodes: where one step of a thought ends and the next begins, at token level.
+
+Rules look at the bytes that tokens stand for, never at the tokens, so they are exact whatever way
+a marker is tokenised. A boundary is a number of whole tokens: one that falls inside a token moves
+to the token's start, and the token opens the new episode.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from flax import struct
+
+R1_MARKERS = (
+    'Wait',
+    'But wait',
+    'Alternatively',
+    'Is there another way to think about this?',
+    'But let me double-check',
+    'But hold on',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParagraphMarkers:
+    """Paragraphs that begin with a marker open an episode (the paper's rule for R1's traces).
+
+    Paragraphs are what lies between '\\n\\n'. A marker is ignored if the open episode has fewer than
+    three paragraphs before it; after `max_steps` markers the rest is one episode. Then `group_size`
+    consecutive episodes become one.
+    """
+
+    markers: tuple[str, ...] = R1_MARKERS
+    max_steps: int = 49
+    group_size: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class AttemptMarkers:
+    """Each occurrence of a text opens an episode; what precedes the first belongs to the first."""
+
+    marker: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenWindows:
+    """Every `size` tokens are an episode: the rule that fits any model and language."""
+
+    size: int
+
+
+EpisodeRule = ParagraphMarkers | AttemptMarkers | TokenWindows
+
+
+@struct.dataclass
+class Episodes:
+    """Boundaries of the traces of a batch.
+
+    Attributes:
+        boundaries_BE: int32, response tokens in each prefix: column 0 is 0, the empty prefix; column
+            counts_B[i] is the thought's end, and so are the columns after it.
+        counts_B: int32, episodes of each trace; 0 for an empty thought.
+    """
+
+    boundaries_BE: np.ndarray
+    counts_B: np.ndarray
+
+    @property
+    def mask_BE(self) -> np.ndarray:
+        """bool[B, E], the boundaries that exist."""
+        return np.arange(self.boundaries_BE.shape[1]) <= np.asarray(self.counts_B)[:, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenBytes:
+    """The bytes of every token id, laid end to end.
+
+    Attributes:
+        bytes_N: uint8.
+        starts_V, lengths_V: int64, where each id's bytes lie.
+    """
+
+    bytes_N: np.ndarray
+    starts_V: np.ndarray
+    lengths_V: np.ndarray
+
+    @classmethod
+    def build(cls, token_bytes: Sequence[bytes]) -> 'TokenBytes':
+        """Builds the table from the bytes of id 0, 1, ...; ids beyond have none."""
+        lengths_V = np.array([len(text) for text in token_bytes], np.int64)
+        starts_V = np.concatenate([[0], np.cumsum(lengths_V)[:-1]]) if len(lengths_V) else lengths_V
+        return cls(np.frombuffer(b''.join(token_bytes), np.uint8), starts_V, lengths_V)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stream:
+    """Rows of tokens as rows of bytes.
+
+    Attributes:
+        bytes_BN: int16, -1 behind a row's end.
+        tokens_BN: int64, column of the token that each byte belongs to.
+    """
+
+    bytes_BN: np.ndarray
+    tokens_BN: np.ndarray
+
+
+def segment(
+    tokens_BT: np.ndarray,
+    thought_ends_B: np.ndarray,
+    token_bytes: TokenBytes,
+    rule: EpisodeRule,
+    max_boundaries: int,
+) -> Episodes:
+    """Finds the episodes of every row's thought.
+
+    Args:
+        tokens_BT: int32, responses.
+        thought_ends_B: int32, tokens of each thought.
+        token_bytes: of the tokenizer; not read by `TokenWindows`.
+        rule: what an episode is.
+        max_boundaries: most episodes told apart. A trace of more is read as this many runs of
+            consecutive episodes, as equal in number as can be; the thought's end stays a boundary.
+
+    Returns:
+        Episodes with E = max_boundaries + 1.
+    """
+    if max_boundaries < 1:
+        raise ValueError(f'max_boundaries must be at least 1, got {max_boundaries}')
+    tokens_BT, ends_B = np.asarray(tokens_BT), np.asarray(thought_ends_B, np.int64)
+    if isinstance(rule, TokenWindows):
+        starts = [np.arange(rule.size, end, rule.size) for end in ends_B]
+    elif isinstance(rule, AttemptMarkers):
+        starts = _attempt_starts(_read_bytes(tokens_BT, ends_B, token_bytes), rule)
+    else:
+        starts = _paragraph_starts(_read_bytes(tokens_BT, ends_B, token_bytes), rule)
+    boundaries_BE = np.repeat(ends_B[:, None], max_boundaries + 1, axis=1).astype(np.int32)
+    boundaries_BE[:, 0] = 0
+    counts_B = np.zeros(len(ends_B), np.int32)
+    for row, (inner, end) in enumerate(zip(starts, ends_B, strict=True)):
+        if end == 0:
+            continue
+        inner = np.unique(inner)
+        behind = np.concatenate([inner[(inner > 0) & (inner < end)], [end]])
+        counts_B[row] = min(len(behind), max_boundaries)
+        runs = np.arange(1, counts_B[row] + 1)
+        kept = -(-runs * len(behind) // counts_B[row]) - 1
+        boundaries_BE[row, 1 : counts_B[row] + 1] = behind[kept]
+    return Episodes(boundaries_BE, counts_B)
+
+
+def find_marker(
+    tokens_BT: np.ndarray, lengths_B: np.ndarray, token_bytes: TokenBytes, marker: str
+) -> np.ndarray:
+    """Tokens before the first one that holds a byte of the marker; int32[B].
+
+    Args:
+        tokens_BT: int32.
+        lengths_B: int32, tokens to look at; also the result of rows without the marker.
+        token_bytes: of the tokenizer.
+        marker: text to find.
+    """
+    stream = _read_bytes(np.asarray(tokens_BT), np.asarray(lengths_B, np.int64), token_bytes)
+    found_BN = _matches(stream.bytes_BN, marker.encode())
+    first_B = stream.tokens_BN[np.arange(len(found_BN)), found_BN.argmax(axis=1)]
+    return np.where(found_BN.any(axis=1), first_B, lengths_B).astype(np.int32)
+
+
+def _read_bytes(tokens_BT: np.ndarray, ends_B: np.ndarray, table: TokenBytes) -> _Stream:
+    rows, width = tokens_BT.shape
+    known_BT = (np.arange(width) < ends_B[:, None]) & (tokens_BT < len(table.lengths_V))
+    ids_BT = np.where(known_BT, tokens_BT, 0)
+    lengths_BT = np.where(known_BT, table.lengths_V[ids_BT], 0)
+    sizes_B = lengths_BT.sum(axis=1)
+    lengths_X, total = lengths_BT.reshape(-1), int(sizes_B.sum())
+    token_of_byte = np.repeat(np.arange(rows * width), lengths_X)
+    within_token = np.arange(total) - np.repeat(np.cumsum(lengths_X) - lengths_X, lengths_X)
+    row_of_byte = token_of_byte // width
+    column = np.arange(total) - (np.cumsum(sizes_B) - sizes_B)[row_of_byte]
+    shape = (rows, int(sizes_B.max(initial=0)) + 1)
+    bytes_BN, tokens_BN = np.full(shape, -1, np.int16), np.zeros(shape, np.int64)
+    places = table.starts_V[ids_BT.reshape(-1)[token_of_byte]] + within_token
+    bytes_BN[row_of_byte, column] = table.bytes_N[places]
+    tokens_BN[row_of_byte, column] = token_of_byte % width
+    return _Stream(bytes_BN, tokens_BN)
+
+
+def _matches(bytes_BN: np.ndarray, text: bytes) -> np.ndarray:
+    """bool[B, N], the text stands here."""
+    found_BN = np.ones(bytes_BN.shape, bool)
+    for offset, byte in enumerate(text):
+        room = max(bytes_BN.shape[1] - offset, 0)
+        found_BN[:, :room] &= bytes_BN[:, offset:] == byte
+        found_BN[:, room:] = False
+    return found_BN
+
+
+def _attempt_starts(stream: _Stream, rule: AttemptMarkers) -> list[np.ndarray]:
+    found_BN = _matches(stream.bytes_BN, rule.marker.encode())
+    return [tokens[found][1:] for tokens, found in zip(stream.tokens_BN, found_BN, strict=True)]
+
+
+def _paragraph_starts(stream: _Stream, rule: ParagraphMarkers) -> list[np.ndarray]:
+    """First tokens of the episodes after the first, by the rule of `ParagraphMarkers`."""
+    paragraphs_BN, opens_BN = _paragraphs(stream.bytes_BN)
+    marked_BN = np.zeros_like(opens_BN)
+    for marker in rule.markers:
+        marked_BN |= _matches(stream.bytes_BN, marker.encode())
+    marked_BN &= opens_BN
+    rows = len(marked_BN)
+    # Markers of each row in order, one column each; the rule then walks the columns for all rows.
+    order_B, places = np.nonzero(marked_BN)
+    counts_B = np.bincount(order_B, minlength=rows)
+    column = np.arange(len(order_B)) - (np.cumsum(counts_B) - counts_B)[order_B]
+    marks_BX = np.full((rows, int(counts_B.max(initial=0))), -1)
+    marks_BX[order_B, column] = places
+    opened_B, left_B = np.zeros(rows, np.int64), np.full(rows, rule.max_steps)
+    kept_BX = np.zeros(marks_BX.shape, bool)
+    for x in range(marks_BX.shape[1]):
+        paragraph_B = paragraphs_BN[np.arange(rows), marks_BX[:, x]]
+        kept_BX[:, x] = (marks_BX[:, x] >= 0) & (paragraph_B - opened_B > 2) & (left_B > 0)
+        opened_B = np.where(kept_BX[:, x], paragraph_B, opened_B)
+        left_B -= kept_BX[:, x]
+    return [
+        tokens[marks[kept]][rule.group_size - 1 :: rule.group_size]
+        for tokens, marks, kept in zip(stream.tokens_BN, marks_BX, kept_BX, strict=True)
+    ]
+
+
+def _paragraphs(bytes_BN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Paragraph number of every byte and whether a paragraph begins there, as str.split has it.
+
+    In a run of newlines the separators are the first two, the next two, and so on.
+    """
+    columns_N = np.arange(bytes_BN.shape[1])
+    newline_BN = bytes_BN == ord('\n')
+    other_BN = np.where(newline_BN, -1, columns_N)
+    place_in_run_BN = columns_N - np.maximum.accumulate(other_BN, axis=1) - 1
+    second_BN = newline_BN & (place_in_run_BN % 2 == 1)
+    opens_BN = np.zeros_like(newline_BN)
+    opens_BN[:, 0] = True
+    opens_BN[:, 1:] = second_BN[:, :-1]
+    return np.cumsum(opens_BN, axis=1) - 1, opens_BN

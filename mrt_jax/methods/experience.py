@@ -1,0 +1,247 @@
+"""From problems to traces with J at every boundary: sample, segment, prove, judge.
+
+The same four steps serve training and evaluation; they differ in the budgets and the keys only.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrt_jax.kernels.episodes import Episodes, TokenBytes, find_marker, segment
+from mrt_jax.kernels.matcher import build_matcher
+from mrt_jax.kernels.progress import Success, success_rate
+from mrt_jax.models.transformer import Transformer
+from mrt_jax.policies.chat import ChatTemplate
+from mrt_jax.policies.tokenizers import Tokenizer
+from mrt_jax.sampling.fork import Branches, Termination, prove_branches
+from mrt_jax.sampling.phases import Budget, Terminals
+from mrt_jax.sampling.processors import SamplingConfig
+from mrt_jax.sampling.sampler import PromptBatch, Rollout, encode_prompts, sample_rollouts
+from mrt_jax.tasks.task import Problem, Task, Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A task as one tokenizer sees it: prompts in, texts and verdicts out.
+
+    Attributes:
+        task: prompt, episode rule, termination texts and checker.
+        tokenizer: text to ids and back.
+        chat: renders a problem's messages.
+        terminals: what ends thoughts and rows while sampling.
+        token_bytes: bytes of every id, for the episode rule.
+        conclusion_tokens: text that follows a complete thought when the meta-prover answers.
+    """
+
+    task: Task
+    tokenizer: Tokenizer
+    chat: ChatTemplate
+    terminals: Terminals
+    token_bytes: TokenBytes
+    conclusion_tokens: tuple[int, ...]
+
+    def prompt_tokens(self, problem: Problem) -> list[int]:
+        """Token ids of a problem's prompt, up to where the policy goes on."""
+        return self.tokenizer.encode(
+            self.chat.render(problem.messages, add_generation_prompt=True)
+        )
+
+    def judge(self, tokens: Sequence[int], answer: Any) -> Verdict:
+        """Checks a whole response, thought included."""
+        return self.task.check(self.tokenizer.decode(tokens), answer)
+
+
+def make_reader(
+    task: Task, tokenizer: Tokenizer, chat: ChatTemplate, eos_ids: tuple[int, ...], vocab_size: int
+) -> Reader:
+    """Builds the tables that sampling and segmentation need of a task and a tokenizer."""
+    matcher = lambda texts: build_matcher(texts, tokenizer.token_bytes, vocab_size)  # noqa: E731
+    terminals = Terminals(
+        think_end=matcher([task.think_end]),
+        stop=matcher(task.stop) if task.stop else None,
+        eos_ids=eos_ids,
+        termination_tokens=tuple(tokenizer.encode(task.termination)),
+        pad_id=tokenizer.pad_id,
+    )
+    return Reader(
+        task=task,
+        tokenizer=tokenizer,
+        chat=chat,
+        terminals=terminals,
+        token_bytes=TokenBytes.build(tokenizer.token_bytes),
+        conclusion_tokens=tuple(tokenizer.encode(task.conclusion)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Experience:
+    """Traces of a batch of problems, one row each.
+
+    Attributes:
+        rollout: what was sampled.
+        episodes: the boundaries of its thoughts.
+        verdicts: of the whole responses, B of them.
+        rewards_B: float32, 1 for a correct response, else 0.
+    """
+
+    rollout: Rollout
+    episodes: Episodes
+    verdicts: tuple[Verdict, ...]
+    rewards_B: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """What the meta-prover found at the boundaries of a batch of traces.
+
+    Attributes:
+        success: J and its standard error at each boundary.
+        answer_tokens_BE: float32, mean tokens sampled in an answer; 0 at masked boundaries.
+        sampled_tokens: tokens sampled in all branches.
+    """
+
+    success: Success
+    answer_tokens_BE: np.ndarray
+    sampled_tokens: int
+
+
+def explore(
+    model: Transformer,
+    params: Any,
+    reader: Reader,
+    prompts: PromptBatch,
+    answers: Sequence[Any],
+    keys_B: jax.Array,
+    *,
+    budget: Budget,
+    sampling: SamplingConfig,
+    max_boundaries: int,
+) -> Experience:
+    """Samples a trace for each row, segments its thought, and judges its response.
+
+    Args:
+        model: the policy's network.
+        params: its parameters.
+        reader: the task in the policy's tokens.
+        prompts: B rows; rows of length 0 only fill up the batch.
+        answers: the answer of each row's problem; shorter than B where rows only fill up.
+        keys_B: typed PRNG keys.
+        budget: most tokens of a thought and of an answer.
+        sampling: how tokens are drawn.
+        max_boundaries: most episodes that are told apart.
+    """
+    rollout = sample_rollouts(
+        model, params, prompts, keys_B, reader.terminals, budget=budget, sampling=sampling
+    )
+    tokens_BT, lengths_B = np.asarray(rollout.tokens_BT), np.asarray(rollout.lengths_B)
+    closed_B = np.asarray(rollout.thought_closed_B)
+    # The thought ends where its marker begins, which may be several tokens before it is complete.
+    ends_B = find_marker(tokens_BT, closed_B, reader.token_bytes, reader.task.think_end)
+    episodes = segment(tokens_BT, ends_B, reader.token_bytes, reader.task.rule, max_boundaries)
+    verdicts = tuple(
+        reader.judge(tokens_BT[row, : lengths_B[row]].tolist(), answer)
+        for row, answer in enumerate(answers)
+    )
+    rewards_B = np.zeros(len(tokens_BT), np.float32)
+    rewards_B[: len(verdicts)] = [verdict.correct for verdict in verdicts]
+    return Experience(rollout, episodes, verdicts, rewards_B)
+
+
+def prove(
+    model: Transformer,
+    params: Any,
+    reader: Reader,
+    experience: Experience,
+    answers: Sequence[Any],
+    keys_B: jax.Array,
+    *,
+    branches: int,
+    max_answer_tokens: int,
+    sampling: SamplingConfig,
+) -> Proof:
+    """Asks the meta-prover at every boundary: J_r(mu(. | x, z_{0:j})), Def. 4.1.
+
+    Args are those of `explore`; `branches` is M, the answers sampled at each boundary.
+    """
+    rollout, episodes = experience.rollout, experience.episodes
+    mask_BE = np.array(episodes.mask_BE)
+    mask_BE[len(answers) :] = False
+    sampled = prove_branches(
+        model,
+        params,
+        rollout.cache,
+        rollout.prompt_lengths_B,
+        jnp.asarray(episodes.boundaries_BE),
+        jnp.asarray(mask_BE),
+        _terminations(reader, experience),
+        keys_B,
+        reader.terminals,
+        branches=branches,
+        max_answer_tokens=max_answer_tokens,
+        sampling=sampling,
+    )
+    correct_BEM = _judge_branches(reader, experience, sampled, answers, mask_BE)
+    tokens_BEM = np.asarray(sampled.sampled_BEMA).sum(-1)
+    branch_mask_BEM = np.broadcast_to(mask_BE[..., None], correct_BEM.shape)
+    return Proof(
+        success=success_rate(correct_BEM, branch_mask_BEM),
+        answer_tokens_BE=tokens_BEM.mean(-1, dtype=np.float32),
+        sampled_tokens=int(tokens_BEM.sum()),
+    )
+
+
+def _terminations(reader: Reader, experience: Experience) -> Termination:
+    """The conclusion behind a complete thought, the termination text behind a cut one."""
+    counts_B = np.asarray(experience.episodes.counts_B)
+    cut, complete = reader.terminals.termination_tokens, reader.conclusion_tokens
+    slots = max(len(cut), len(complete))
+    texts_2A = np.zeros((2, slots), np.int32)
+    texts_2A[0, : len(cut)], texts_2A[1, : len(complete)] = cut, complete
+    columns_E = np.arange(np.asarray(experience.episodes.boundaries_BE).shape[1])
+    forced_B1 = np.asarray(experience.rollout.forced_B)[:, None]
+    whole_BE = ((columns_E == counts_B[:, None]) & ~forced_B1).astype(np.int32)
+    return Termination(
+        tokens_BEA=jnp.asarray(texts_2A[whole_BE]),
+        lengths_BE=jnp.asarray(np.array([len(cut), len(complete)], np.int32)[whole_BE]),
+    )
+
+
+def _judge_branches(
+    reader: Reader,
+    experience: Experience,
+    sampled: Branches,
+    answers: Sequence[Any],
+    mask_BE: np.ndarray,
+) -> np.ndarray:
+    """bool[B, E, M]; equal answers at a boundary are judged once."""
+    tokens_BT = np.asarray(experience.rollout.tokens_BT)
+    boundaries_BE = np.asarray(experience.episodes.boundaries_BE)
+    tokens_BEMA, lengths_BEM = np.asarray(sampled.tokens_BEMA), np.asarray(sampled.lengths_BEM)
+    correct_BEM = np.zeros(lengths_BEM.shape, bool)
+    for row, column in zip(*np.nonzero(mask_BE), strict=True):
+        prefix = tokens_BT[row, : boundaries_BE[row, column]].tolist()
+        known: dict[tuple[int, ...], bool] = {}
+        for branch, length in enumerate(lengths_BEM[row, column]):
+            answer = tuple(tokens_BEMA[row, column, branch, :length].tolist())
+            if answer not in known:
+                known[answer] = reader.judge([*prefix, *answer], answers[row]).correct
+            correct_BEM[row, column, branch] = known[answer]
+    return correct_BEM
+
+
+def group_prompts(
+    reader: Reader, problems: Sequence[Problem], *, group_size: int, slots: int, rows: int
+) -> tuple[PromptBatch, list[Any]]:
+    """Each problem's prompt on `group_size` rows, and the rows' answers.
+
+    Rows beyond `len(problems) * group_size` are empty and fill up the batch.
+    """
+    repeated = [problem for problem in problems for _ in range(group_size)]
+    prompts = [reader.prompt_tokens(problem) for problem in problems for _ in range(group_size)]
+    prompts += [[]] * (rows - len(prompts))
+    batch = encode_prompts(prompts, slots, reader.tokenizer.pad_id)
+    return batch, [problem.answer for problem in repeated]

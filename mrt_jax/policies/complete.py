@@ -1,0 +1,111 @@
+"""Completions of any number of prompts, in batches of few shapes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from mrt_jax.models.transformer import Transformer
+from mrt_jax.policies.buckets import batches_by_length
+from mrt_jax.policies.policy import Policy
+from mrt_jax.sampling.phases import Budget, Terminals
+from mrt_jax.sampling.processors import SamplingConfig
+from mrt_jax.sampling.row_keys import keys_of_contents
+from mrt_jax.sampling.sampler import encode_prompts, sample_rollouts
+from mrt_jax.sharding.mesh import row_shards
+from mrt_jax.sharding.rules import batch_sharding, use_mesh
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to sample.
+
+    Attributes:
+        prompt_tokens: not empty.
+        draw: tells apart samples of the same prompt.
+    """
+
+    prompt_tokens: tuple[int, ...]
+    draw: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the policy says after a prompt.
+
+    Attributes:
+        tokens: the end-of-sequence token included.
+        logprobs: natural log-probability of each token under the policy at temperature 1.
+        ended: it ended by itself rather than after the most tokens.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    ended: bool
+
+
+def complete(
+    policy: Policy,
+    model: Transformer,
+    requests: Sequence[Request],
+    *,
+    max_new_tokens: int,
+    sampling: SamplingConfig,
+    terminals: Terminals,
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    batch_size: int = 32,
+) -> Iterator[tuple[int, Completion]]:
+    """Samples completions.
+
+    A completion follows from `seed` and its own request: it depends neither on the requests around
+    it nor on their order, and on `batch_size` only as far as the rounding of a matrix product does.
+
+    Args:
+        policy: its parameters lie on the devices of `mesh`.
+        model: the policy's network.
+        requests: what to sample; prompt and completion must fit `policy.config.max_positions`.
+        max_new_tokens: most tokens of a completion.
+        sampling: how tokens are drawn.
+        terminals: what ends a completion.
+        seed: seed of all draws.
+        mesh: devices; the rows of a batch are spread over its axes 'data' and 'fsdp'.
+        batch_size: rows decoded together, rounded up to a multiple of those axes' devices.
+
+    Yields:
+        (index of a request, its completion), in the order in which batches finish.
+    """
+    rows = -(-batch_size // row_shards(mesh)) * row_shards(mesh)
+    by_row = batch_sharding(mesh)
+    lengths = [len(request.prompt_tokens) for request in requests]
+    for slots, indices in batches_by_length(lengths, rows):
+        chosen = [requests[i] for i in indices]
+        # Every batch of a bucket has the same rows; empty prompts are not decoded.
+        contents = [request.prompt_tokens for request in chosen]
+        contents += [()] * (rows - len(chosen))
+        draws = [request.draw for request in chosen] + [0] * (rows - len(chosen))
+        keys_B = keys_of_contents(seed, contents, np.asarray(draws, np.uint32))
+        with use_mesh(mesh):
+            rollout = sample_rollouts(
+                model,
+                policy.params,
+                jax.device_put(encode_prompts(contents, slots, policy.pad_id), by_row),
+                jax.device_put(keys_B, by_row),
+                terminals,
+                budget=Budget(max_thinking_tokens=0, max_answer_tokens=max_new_tokens),
+                sampling=sampling,
+            )
+        tokens_BT, logprobs_BT, lengths_B, ended_B = jax.device_get(
+            (rollout.tokens_BT, rollout.logprobs_BT, rollout.lengths_B, rollout.ended_B)
+        )
+        for row, index in enumerate(indices):
+            length = int(lengths_B[row])
+            yield (
+                index,
+                Completion(
+                    tokens=tuple(tokens_BT[row, :length].tolist()),
+                    logprobs=tuple(logprobs_BT[row, :length].tolist()),
+                    ended=bool(ended_B[row]),
+                ),
+            )

@@ -1,0 +1,126 @@
+"""Writing a policy folder that transformers loads too."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mrt_jax.errors import InputError
+from mrt_jax.models.config import to_hf
+from mrt_jax.models.families import to_hf_tensors
+from mrt_jax.policies.json_files import write_json
+from mrt_jax.policies.load import CONFIG_FILE, GENERATION_FILE
+from mrt_jax.policies.policy import Policy
+from mrt_jax.policies.sentencepiece_tokenizer import SentencePieceTokenizer
+from mrt_jax.policies.tensor_files import write_tensors
+from mrt_jax.policies.tokenizers import SETTINGS_FILE
+
+MAX_SHARD_BYTES = 5 * 10**9
+
+
+def save_policy(
+    folder: str | Path,
+    policy: Policy,
+    dtype: str = 'float32',
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Path:
+    """Writes a policy folder; it appears whole, and an older one stays until the new is complete.
+
+    Args:
+        folder: where to; a policy folder that is there is replaced.
+        policy: what to write.
+        dtype: type of the numbers on disk, 'float32' or 'bfloat16'.
+        max_shard_bytes: weights larger than this are written as several files with an index.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: the folder cannot be written, or is in use for something else.
+        ValueError: an unknown dtype.
+    """
+    if dtype not in ('float32', 'bfloat16'):
+        raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {dtype!r}")
+    with _replaced_folder(Path(folder)) as new:
+        write_json(new / CONFIG_FILE, _config_content(policy, dtype))
+        write_json(new / GENERATION_FILE, {**policy.generation, **_special_ids(policy)})
+        _write_tokenizer(new, policy)
+        tensors = to_hf_tensors(policy.params, policy.config)
+        write_tensors(new, tensors, dtype, max_shard_bytes)
+    return Path(folder)
+
+
+def _config_content(policy: Policy, dtype: str) -> dict[str, Any]:
+    return {**to_hf(policy.config), **_special_ids(policy), 'torch_dtype': dtype}
+
+
+def _special_ids(policy: Policy) -> dict[str, Any]:
+    ids: dict[str, Any] = {}
+    if policy.eos_ids:
+        ids['eos_token_id'] = list(policy.eos_ids) if len(policy.eos_ids) > 1 else policy.eos_ids[0]
+    if policy.tokenizer:
+        ids['pad_token_id'] = policy.tokenizer.pad_id
+        ids['bos_token_id'] = policy.tokenizer.bos_id
+    return ids
+
+
+def _write_tokenizer(folder: Path, policy: Policy) -> None:
+    settings: dict[str, Any] = {}
+    if policy.tokenizer:
+        policy.tokenizer.save_vocabulary(folder)
+        is_sentencepiece = isinstance(policy.tokenizer, SentencePieceTokenizer)
+        settings = {
+            'tokenizer_class': 'LlamaTokenizer' if is_sentencepiece else 'PreTrainedTokenizerFast',
+            'clean_up_tokenization_spaces': False,
+            **policy.tokenizer.settings,
+        }
+    if policy.chat:
+        settings['chat_template'] = policy.chat.template
+    if settings:
+        write_json(folder / SETTINGS_FILE, settings)
+
+
+@contextlib.contextmanager
+def _replaced_folder(folder: Path) -> Iterator[Path]:
+    """Gives a new folder beside `folder` to fill, and puts it in its place when filled."""
+    folder = folder.absolute()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f'{folder}: is a file, so no policy folder can be written there')
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file():
+        raise InputError(
+            f'{folder}: holds something other than a policy, which would be lost: give another '
+            'folder or empty this one'
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        workplace = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
+    except OSError as error:
+        raise InputError(f'{folder}: cannot be written: {error.strerror}') from error
+    try:
+        new, old = workplace / 'new', workplace / 'old'
+        new.mkdir()
+        yield new
+        for file in new.iterdir():
+            _flush(file)
+        if folder.exists():
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            old.rename(folder)
+            raise
+        _flush(folder.parent)
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file or a folder's list of names is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

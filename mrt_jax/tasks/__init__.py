@@ -1,0 +1,1 @@
+"""Tasks: prompts, episode rules, termination texts and checkers."""

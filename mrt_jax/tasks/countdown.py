@@ -1,0 +1,108 @@
+"""Countdown: reach a target with + - * / from given numbers, each used at most once.
+
+A search for the answer is a run of attempts, one a line, so that episodes are explicit:
+
+    Try 3+5=8,8*7=56 no
+    Try 3*5=15,15+7=22 yes
+    </think>
+    Answer: 3*5+7
+"""
+
+import collections
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from mrt_jax.data.countdown_puzzles import SPECS, CountdownSpec, Puzzle
+from mrt_jax.errors import InputError
+from mrt_jax.kernels.episodes import AttemptMarkers
+from mrt_jax.tasks.expressions import ExpressionError, parse
+from mrt_jax.data.sequences import MappedSequence
+from mrt_jax.tasks.task import Problem, Task, Verdict
+
+ATTEMPT = 'Try '
+THINK_END = '</think>'
+ANSWER = 'Answer:'
+CONCLUSION = f'{THINK_END}\n{ANSWER} '
+
+
+def make_problem(puzzle: Puzzle, spec: CountdownSpec) -> Problem:
+    """Poses a puzzle."""
+    text = f'Numbers: {" ".join(map(str, puzzle.numbers))}\nTarget: {puzzle.target}'
+    answer = {
+        'numbers': list(puzzle.numbers), 'target': puzzle.target, 'use_all': spec.use_all
+    }
+    return Problem(puzzle.key, ({'role': 'user', 'content': text},), answer)
+
+
+def extract_answer(response: str) -> str | None:
+    """The line that answers: after the thought's end and the last 'Answer:' behind it."""
+    _, ended, rest = response.rpartition(THINK_END)
+    _, marked, answer = rest.rpartition(ANSWER)
+    if not ended or not marked:
+        return None
+    return answer.strip().partition('\n')[0].strip() or None
+
+
+def check(response: str, answer: Any) -> Verdict:
+    """Judges a response: the answer's value, exactly, and the numbers that it uses.
+
+    Args:
+        response: whole text, thought included; what the thought holds does not count.
+        answer: {'numbers': [int, ...], 'target': int, 'use_all': bool, by default true}.
+
+    Raises:
+        InputError: the answer is not of that form.
+    """
+    numbers, target, use_all = _read_answer(answer)
+    extracted = extract_answer(response)
+    if extracted is None:
+        return Verdict(False, None, 'no_answer')
+    try:
+        expression = parse(extracted)
+    except ExpressionError:
+        return Verdict(False, extracted, 'error')
+    given = collections.Counter(numbers)
+    used = collections.Counter(expression.numbers)
+    fair = used == given if use_all else used <= given
+    correct = fair and expression.value == target
+    return Verdict(correct, extracted, 'equal' if correct else 'different')
+
+
+def _read_answer(answer: Any) -> tuple[list[int], int, bool]:
+    form = '{"numbers": [3, 5, 7], "target": 22, "use_all": true}'
+    if not isinstance(answer, dict):
+        raise InputError(f'a countdown answer looks like {form}, got {answer!r}')
+    numbers, target = answer.get('numbers'), answer.get('target')
+    use_all = answer.get('use_all', True)
+    whole = lambda value: isinstance(value, int) and not isinstance(value, bool)  # noqa: E731
+    if (
+        not isinstance(numbers, list) or not numbers or not all(map(whole, numbers))
+        or not whole(target) or not isinstance(use_all, bool)
+    ):
+        raise InputError(f'a countdown answer looks like {form}, got {answer!r}')
+    return numbers, target, use_all
+
+
+def make_task(name: str, spec: CountdownSpec) -> Task:
+    """The task of a spec; its datasets are built when a split is first read."""
+
+    def problems(split: str) -> Sequence[Problem]:
+        # tensorflow-datasets is slow to import and not needed to check an answer.
+        from mrt_jax.data.countdown_dataset import load_puzzles
+
+        return MappedSequence(load_puzzles(spec, split), lambda p: make_problem(p, spec))
+
+    return Task(
+        name=name,
+        rule=AttemptMarkers(ATTEMPT),
+        think_end=THINK_END,
+        termination=CONCLUSION,
+        conclusion=CONCLUSION,
+        stop=(),
+        problems=problems,
+        check=check,
+    )
+
+
+TASKS = {name: functools.partial(make_task, name, spec) for name, spec in SPECS.items()}

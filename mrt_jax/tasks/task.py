@@ -1,0 +1,81 @@
+"""What the method needs to know of a task, and the tasks by name."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from mrt_jax.errors import InputError
+from mrt_jax.kernels.episodes import EpisodeRule
+
+Reason = Literal['equal', 'different', 'no_answer', 'timeout', 'error']
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One problem.
+
+    Attributes:
+        id: unique within its dataset.
+        messages: the conversation that poses it, for the chat template.
+        answer: what `Task.check` compares a response with; any JSON value.
+    """
+
+    id: str
+    messages: tuple[Mapping[str, str], ...]
+    answer: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What the checker says of a response.
+
+    Attributes:
+        correct: the reward is 1.
+        extracted: the answer found in the response; None if it has none.
+        reason: 'equal', 'different', 'no_answer', 'timeout' or 'error'.
+    """
+
+    correct: bool
+    extracted: str | None
+    reason: Reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A kind of problem, how its thoughts are segmented, ended and judged.
+
+    Attributes:
+        name: as in configs and flags.
+        rule: what an episode is.
+        think_end: text that ends a thought.
+        termination: text that the meta-prover puts behind a thought that it cuts, the end of the
+            thought included (MRT section 3: "time is up").
+        conclusion: text that it puts behind a complete thought.
+        stop: strings that end a response.
+        problems: the problems of a split ('train', 'validation', 'test'), by index.
+        check: judges a whole response, thought included, against a problem's answer. Raises
+            InputError for a malformed answer, never for a malformed response.
+    """
+
+    name: str
+    rule: EpisodeRule
+    think_end: str
+    termination: str
+    conclusion: str
+    stop: tuple[str, ...]
+    problems: Callable[[str], Sequence[Problem]]
+    check: Callable[[str, Any], Verdict]
+
+
+def get_task(name: str) -> Task:
+    """The task of a name such as 'countdown' or 'countdown:full'.
+
+    Raises:
+        InputError: no such task; the message lists those there are.
+    """
+    from mrt_jax.tasks import countdown  # tasks register below; each imports this module
+
+    registry: dict[str, Callable[[], Task]] = {**countdown.TASKS}
+    if name not in registry:
+        raise InputError(f'task {name!r} is unknown; known: {", ".join(sorted(registry))}')
+    return registry[name]()
