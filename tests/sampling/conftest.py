@@ -34,8 +34,10 @@ class TinyPolicy:
             )
         )
         params = init_params(self.model, jax.random.key(0))
-        # Fresh parameters predict almost uniformly; larger ones make every token matter.
-        self.params = jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, params)
+        # Fresh parameters predict almost uniformly; a larger output layer makes tokens matter.
+        params['embedding'] *= 20
+        params['unembedding'] *= 3
+        self.params = params
         self._logprobs = jax.jit(self._forward)
 
     def _forward(self, params, tokens_BT, positions_BT):
