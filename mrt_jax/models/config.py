@@ -2,10 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from mrt_jax.errors import InputError
-from mrt_jax.models.families import FAMILIES
+from mrt_jax.models.families import FAMILIES, Family
+
+_ROPE_KINDS = ('linear', 'llama3', 'yarn')
+_MISSING = object()
+_T = TypeVar('_T', int, float, bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,14 @@ class RopeScaling:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     attention_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in _ROPE_KINDS:
+            raise InputError(f'rope scaling {self.kind!r} is none of {", ".join(_ROPE_KINDS)}')
+        if self.factor <= 0:
+            raise InputError(f'rope scaling needs a factor above 0, got {self.factor}')
+        if self.kind != 'linear' and self.original_positions < 1:
+            raise InputError(f'rope scaling {self.kind} needs original_positions')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,56 +103,74 @@ class ModelConfig:
 
 
 def from_hf(config: Mapping[str, Any], source: str = 'config.json') -> ModelConfig:
-    """Reads a Hugging Face config.
+    """Reads a Hugging Face config; keys that are absent have the family's defaults.
+
+    Args:
+        config: the parsed `config.json`.
+        source: file that messages name.
 
     Raises:
-        InputError: an architecture, activation or switch that this decoder does not compute, named
-            together with `source`; nothing is approximated.
+        InputError: an architecture, activation or switch that this decoder does not compute, or a
+            value of the wrong type; named together with `source`. Nothing is approximated.
     """
-    family = config.get('model_type')
-    if family not in FAMILIES:
+    name = config.get('model_type')
+    if name not in FAMILIES:
         raise InputError(
-            f'{source}: model_type {family!r} is not supported; supported: {", ".join(FAMILIES)}'
+            f'{source}: model_type {name!r} is not supported; supported: {", ".join(FAMILIES)}'
         )
-    if 'quantization_config' in config:
-        raise InputError(f'{source}: quantised weights are not supported; convert them first')
+    if config.get('quantization_config'):
+        raise InputError(f'{source}: quantised weights are not supported; dequantise them first')
     activation = config.get('hidden_act', 'silu')
     if activation not in ('silu', 'swish'):
         raise InputError(f'{source}: hidden_act {activation!r} is not supported, only silu')
-    switches = FAMILIES[family]
+    family = FAMILIES[name]
+    width = _read(config, 'hidden_size', int, source)
+    heads = _read(config, 'num_attention_heads', int, source)
+    positions = _read(config, 'max_position_embeddings', int, source, family.max_positions)
+    asked_biases = family.biases == 'config' and _read(
+        config, 'attention_bias', bool, source, False
+    )
+    rope = config.get('rope_scaling') or config.get('rope_parameters') or {}
+    if any(keys.get('partial_rotary_factor') not in (None, 1) for keys in (config, rope)):
+        raise InputError(f'{source}: partial_rotary_factor is not supported')
+    base = _read(config, 'rope_theta', float, source, 10_000.0)
     try:
-        width, heads = int(config['hidden_size']), int(config['num_attention_heads'])
-        layers = int(config['num_hidden_layers'])
         return ModelConfig(
-            family=family,
-            vocab_size=int(config['vocab_size']),
+            family=name,
+            vocab_size=_read(config, 'vocab_size', int, source),
             width=width,
-            num_layers=layers,
+            num_layers=_read(config, 'num_hidden_layers', int, source),
             num_heads=heads,
-            num_kv_heads=int(config.get('num_key_value_heads') or heads),
-            head_width=int(config.get('head_dim') or width // heads),
-            ffn_width=int(config['intermediate_size']),
-            max_positions=int(config.get('max_position_embeddings', switches.max_positions)),
-            norm_eps=float(config.get('rms_norm_eps', 1e-6)),
-            rope_base=_rope_base(config),
-            rope_scaling=_rope_scaling(config, source),
-            attention_bias=bool(config.get('attention_bias', switches.attention_bias)),
-            output_bias=switches.output_bias and bool(config.get('attention_bias', False)),
-            mlp_bias=bool(config.get('mlp_bias', False)),
-            qk_norm=switches.qk_norm,
-            tie_embeddings=bool(config.get('tie_word_embeddings', False)),
-            sliding_window=_sliding_window(config, switches.window_by_default, layers, source),
+            num_kv_heads=_read(config, 'num_key_value_heads', int, source, heads),
+            head_width=_read(
+                config, 'head_dim', int, source, family.head_width or width // max(heads, 1)
+            ),
+            ffn_width=_read(config, 'intermediate_size', int, source),
+            max_positions=positions,
+            norm_eps=_read(config, 'rms_norm_eps', float, source, 1e-6),
+            rope_base=_read(rope, 'rope_theta', float, source, base),
+            rope_scaling=_read_rope_scaling(rope, positions, source),
+            attention_bias=asked_biases or family.biases == 'qkv',
+            output_bias=asked_biases,
+            mlp_bias=family.mlp_bias and _read(config, 'mlp_bias', bool, source, False),
+            qk_norm=family.qk_norm,
+            tie_embeddings=_read(config, 'tie_word_embeddings', bool, source, False),
+            sliding_window=_read_window(config, family, source),
         )
-    except KeyError as error:
-        raise InputError(f'{source}: key {error} is missing') from error
+    except InputError as error:
+        raise error if source in str(error) else InputError(f'{source}: {error}') from error
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
-    """Writes a config that `from_hf` reads back and transformers understands."""
-    switches = FAMILIES[config.family]
+    """Writes a config that `from_hf` and transformers read back as this one.
+
+    Raises:
+        ValueError: the family's format cannot say what the config asks for.
+    """
+    family = FAMILIES[config.family]
     result: dict[str, Any] = {
+        'architectures': [family.architecture],
         'model_type': config.family,
-        'architectures': [switches.architecture],
         'vocab_size': config.vocab_size,
         'hidden_size': config.width,
         'num_hidden_layers': config.num_layers,
@@ -153,76 +183,112 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         'rope_theta': config.rope_base,
         'hidden_act': 'silu',
         'tie_word_embeddings': config.tie_embeddings,
-        'sliding_window': config.sliding_window,
     }
-    if config.family in ('llama', 'qwen3'):
-        result['attention_bias'] = config.attention_bias
-    if config.mlp_bias:
-        result['mlp_bias'] = True
-    if config.family in ('qwen2', 'qwen3'):
-        result['use_sliding_window'] = config.sliding_window is not None
-        result['max_window_layers'] = 0 if config.sliding_window else config.num_layers
     if config.rope_scaling:
-        result['rope_scaling'] = _scaling_to_hf(config.rope_scaling)
+        result['rope_scaling'] = _write_rope_scaling(config.rope_scaling)
+    if family.biases == 'config':
+        result['attention_bias'] = config.attention_bias
+    if family.mlp_bias:
+        result['mlp_bias'] = config.mlp_bias
+    if family.window != 'never':
+        result['sliding_window'] = config.sliding_window
+    if family.window == 'switch':
+        slides = config.sliding_window is not None
+        result |= {'use_sliding_window': slides}
+        result |= {'max_window_layers': 0 if slides else config.num_layers}
+    read_back = dataclasses.asdict(from_hf(result))
+    if lost := [name for name, value in dataclasses.asdict(config).items()
+                if read_back[name] != value]:
+        raise ValueError(
+            f"the family {config.family} cannot express {lost[0]}={getattr(config, lost[0])!r}"
+        )
     return result
 
 
-def _rope_base(config: Mapping[str, Any]) -> float:
-    parameters = config.get('rope_parameters') or {}
-    return float(parameters.get('rope_theta', config.get('rope_theta', 10_000.0)))
+def _read(
+    config: Mapping[str, Any], key: str, kind: type[_T], source: str, default: Any = _MISSING
+) -> _T:
+    """A number or switch; null counts as absent.
+
+    Raises:
+        InputError: absent without a default, or of another type.
+    """
+    value = config.get(key)
+    if value is None:
+        if default is _MISSING:
+            raise InputError(f'{source}: key {key!r} is missing')
+        return default
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise InputError(f'{source}: {key} must be of type {kind.__name__}, got {value!r}')
+    return kind(value)
 
 
-def _rope_scaling(config: Mapping[str, Any], source: str) -> RopeScaling | None:
-    scaling = config.get('rope_parameters') or config.get('rope_scaling')
-    if not scaling:
-        return None
-    kind = scaling.get('rope_type', scaling.get('type', 'default'))
+def _read_rope_scaling(
+    rope: Mapping[str, Any], max_positions: int, source: str
+) -> RopeScaling | None:
+    if any(isinstance(value, Mapping) for value in rope.values()):
+        raise InputError(f'{source}: rotary parameters that differ by layer are not supported')
+    kind = rope.get('rope_type') or rope.get('type') or 'default'
     if kind == 'default':
         return None
-    if kind not in ('linear', 'llama3', 'yarn'):
+    if kind not in _ROPE_KINDS:
         raise InputError(
-            f'{source}: rope scaling {kind!r} is not supported; supported: linear, llama3, yarn'
+            f'{source}: rope scaling {kind!r} is not supported; supported: default, '
+            f'{", ".join(_ROPE_KINDS)}'
         )
-    for key in ('mscale', 'mscale_all_dim', 'truncate'):
-        if scaling.get(key) not in (None, True):
+    for key, neutral in (('mscale', None), ('mscale_all_dim', None), ('truncate', True)):
+        if rope.get(key) not in (None, neutral):
             raise InputError(f'{source}: rope scaling key {key!r} is not supported')
-    original = scaling.get('original_max_position_embeddings')
-    factor = scaling.get('attention_factor')
+    factor = _read(rope, 'factor', float, source)
+    if kind == 'linear':
+        return RopeScaling(kind, factor)
+    original = _read(rope, 'original_max_position_embeddings', int, source, max_positions)
+    if kind == 'llama3':
+        return RopeScaling(
+            kind, factor, original_positions=original,
+            low_frequency_factor=_read(rope, 'low_freq_factor', float, source),
+            high_frequency_factor=_read(rope, 'high_freq_factor', float, source),
+        )
     return RopeScaling(
-        kind=kind,
-        factor=float(scaling['factor']),
-        original_positions=int(original or config.get('max_position_embeddings', 0)),
-        low_frequency_factor=float(scaling.get('low_freq_factor', 1.0)),
-        high_frequency_factor=float(scaling.get('high_freq_factor', 4.0)),
-        beta_fast=float(scaling.get('beta_fast') or 32),
-        beta_slow=float(scaling.get('beta_slow') or 1),
-        attention_factor=None if factor is None else float(factor),
+        kind, factor, original_positions=original,
+        beta_fast=_read(rope, 'beta_fast', float, source, 32.0),
+        beta_slow=_read(rope, 'beta_slow', float, source, 1.0),
+        attention_factor=_read(rope, 'attention_factor', float, source, None),
     )
 
 
-def _scaling_to_hf(scaling: RopeScaling) -> dict[str, Any]:
+def _write_rope_scaling(scaling: RopeScaling) -> dict[str, Any]:
     result: dict[str, Any] = {'rope_type': scaling.kind, 'factor': scaling.factor}
-    if scaling.kind in ('llama3', 'yarn'):
+    if scaling.kind != 'linear':
         result['original_max_position_embeddings'] = scaling.original_positions
     if scaling.kind == 'llama3':
         result['low_freq_factor'] = scaling.low_frequency_factor
         result['high_freq_factor'] = scaling.high_frequency_factor
     if scaling.kind == 'yarn':
-        result['beta_fast'], result['beta_slow'] = scaling.beta_fast, scaling.beta_slow
+        result |= {'beta_fast': scaling.beta_fast, 'beta_slow': scaling.beta_slow}
         if scaling.attention_factor is not None:
             result['attention_factor'] = scaling.attention_factor
     return result
 
 
-def _sliding_window(
-    config: Mapping[str, Any], by_default: bool, layers: int, source: str
-) -> int | None:
-    window = config.get('sliding_window')
-    if window is None or not config.get('use_sliding_window', by_default):
+def _read_window(config: Mapping[str, Any], family: Family, source: str) -> int | None:
+    """The window, if all layers slide."""
+    if family.window == 'never':
         return None
-    kinds = set(config.get('layer_types') or [])
-    if len(kinds) > 1 or 0 < config.get('max_window_layers', 0) < layers:
-        raise InputError(f'{source}: a sliding window on some layers only is not supported')
-    if kinds == {'full_attention'} or config.get('max_window_layers', 0) >= layers:
+    if family.window == 'always':
+        if 'sliding_window' in config and config['sliding_window'] is None:
+            return None
+        return _read(config, 'sliding_window', int, source, 4096)
+    if not _read(config, 'use_sliding_window', bool, source, False):
         return None
-    return int(window)
+    layers = _read(config, 'num_hidden_layers', int, source)
+    full = _read(config, 'max_window_layers', int, source, 28)
+    kinds = config.get('layer_types') or [
+        'full_attention' if layer < full else 'sliding_attention' for layer in range(layers)
+    ]
+    if len(set(kinds)) > 1:
+        raise InputError(f'{source}: a sliding window on some of the layers is not supported')
+    if kinds[0] == 'full_attention':
+        return None
+    return _read(config, 'sliding_window', int, source, 4096)
