@@ -14,11 +14,11 @@ class Source:
     """Keys and values with what each query may see of them.
 
     Attributes:
-        k_BKSC, v_BKSC: B rows of keys; B divides the X rows of queries, see `cache.Context`.
+        k_BKCS, v_BKSC: B rows of keys; B divides the X rows of queries, see `cache.Context`.
         visible_XTS: bool.
     """
 
-    k_BKSC: jax.Array
+    k_BKCS: jax.Array
     v_BKSC: jax.Array
     visible_XTS: jax.Array
 
@@ -74,13 +74,13 @@ def _attend_part(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Maximum score and sum of exponentials [X, H, T] and weighted values [X, H, T, C], float32."""
     rows, heads, length, width = q_XHTC.shape
-    parents, kv_heads, slots, _ = source.k_BKSC.shape
+    parents, kv_heads, slots, _ = source.v_BKSC.shape
     fork, share = rows // parents, heads // kv_heads
     # All queries that read one parent's head become the rows of one matrix product.
     q = q_XHTC.reshape(parents, fork, kv_heads, share, length, width)
     q = q.transpose(0, 2, 3, 1, 4, 5).reshape(parents, kv_heads, -1, width)
     scores = jnp.einsum(
-        'bkqc,bksc->bkqs', q, source.k_BKSC, preferred_element_type=jnp.float32
+        'bkqc,bkcs->bkqs', q, source.k_BKCS, preferred_element_type=jnp.float32
     ) * (width**-0.5)
     seen = source.visible_XTS.reshape(parents, 1, 1, fork * length, slots)
     scores = scores.reshape(parents, kv_heads, share, fork * length, slots)

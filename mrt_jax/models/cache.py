@@ -13,12 +13,15 @@ from mrt_jax.models.config import ModelConfig
 class KVCache:
     """Rotated keys and values of all layers, head-major.
 
+    Keys lie transposed: a decode step then reads both with the slots or the width innermost, as its
+    products want them, which is several times faster on CPU.
+
     Attributes:
-        k_LBKSC, v_LBKSC: in the compute dtype.
+        k_LBKCS, v_LBKSC: in the compute dtype.
         positions_BS: int32, position of the token in each slot; -1 where there is none.
     """
 
-    k_LBKSC: jax.Array
+    k_LBKCS: jax.Array
     v_LBKSC: jax.Array
     positions_BS: jax.Array
 
@@ -39,10 +42,10 @@ class Context:
 
 def empty_cache(config: ModelConfig, rows: int, slots: int, dtype: Any) -> KVCache:
     """A cache of `slots` empty slots."""
-    shape = (config.num_layers, rows, config.num_kv_heads, slots, config.head_width)
+    shape = (config.num_layers, rows, config.num_kv_heads)
     return KVCache(
-        k_LBKSC=jnp.zeros(shape, dtype),
-        v_LBKSC=jnp.zeros(shape, dtype),
+        k_LBKCS=jnp.zeros((*shape, config.head_width, slots), dtype),
+        v_LBKSC=jnp.zeros((*shape, slots, config.head_width), dtype),
         positions_BS=jnp.full((rows, slots), -1, jnp.int32),
     )
 
@@ -55,13 +58,10 @@ def write(
 ) -> KVCache:
     """Writes T tokens of every row to the slots from `slot` on, in place where XLA may."""
     k_LBKTC, v_LBKTC = new_kv
-    place = (0, 0, 0, slot, 0)
+    k_LBKCT = k_LBKTC.swapaxes(-1, -2).astype(cache.k_LBKCS.dtype)
+    v_LBKTC = v_LBKTC.astype(cache.v_LBKSC.dtype)
     return KVCache(
-        k_LBKSC=jax.lax.dynamic_update_slice(
-            cache.k_LBKSC, k_LBKTC.astype(cache.k_LBKSC.dtype), place
-        ),
-        v_LBKSC=jax.lax.dynamic_update_slice(
-            cache.v_LBKSC, v_LBKTC.astype(cache.v_LBKSC.dtype), place
-        ),
+        k_LBKCS=jax.lax.dynamic_update_slice(cache.k_LBKCS, k_LBKCT, (0, 0, 0, 0, slot)),
+        v_LBKSC=jax.lax.dynamic_update_slice(cache.v_LBKSC, v_LBKTC, (0, 0, 0, slot, 0)),
         positions_BS=jax.lax.dynamic_update_slice(cache.positions_BS, positions_BT, (0, slot)),
     )

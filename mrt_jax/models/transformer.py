@@ -101,7 +101,7 @@ class Block(nn.Module):
             k = RMSNorm(c.norm_eps, 'head', name='key_norm')(k)
         q_XHTC, k_XKTC, v_XKTC = (y.swapaxes(1, 2) for y in (q, k, v))
         q_XHTC, k_XKTC = rotate(q_XHTC, *rotation_XT), rotate(k_XKTC, *rotation_XT)
-        pairs = (*context_kv, (k_XKTC, v_XKTC))
+        pairs = (*context_kv, (k_XKTC.swapaxes(2, 3), v_XKTC))
         sources = [
             Source(keys, values, seen)
             for (keys, values), seen in zip(pairs, visible_parts, strict=True)
@@ -181,7 +181,7 @@ class Transformer(nn.Module):
                     limit_X=context.limit_X)
             for context in contexts
         ]
-        context_kv = tuple((context.cache.k_LBKSC, context.cache.v_LBKSC) for context in contexts)
+        context_kv = tuple((context.cache.k_LBKCS, context.cache.v_LBKSC) for context in contexts)
         block = Block
         if self.remat != 'none':
             block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)

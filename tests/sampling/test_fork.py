@@ -40,7 +40,7 @@ class Case:
         cache = self.rollout.cache if cache is None else cache
         take = lambda x: jax.tree.map(lambda a: jnp.asarray(a)[rows], x)  # noqa: E731
         cache = cache.replace(
-            k_LBKSC=cache.k_LBKSC[:, rows],
+            k_LBKCS=cache.k_LBKCS[:, rows],
             v_LBKSC=cache.v_LBKSC[:, rows],
             positions_BS=cache.positions_BS[rows],
         )
@@ -188,7 +188,7 @@ def test_traces_may_be_sharded(case, branches):
     sharded = prove_branches(
         case.tiny.model, case.tiny.params,
         cache.replace(
-            k_LBKSC=jax.device_put(cache.k_LBKSC, kv), v_LBKSC=jax.device_put(cache.v_LBKSC, kv),
+            k_LBKCS=jax.device_put(cache.k_LBKCS, kv), v_LBKSC=jax.device_put(cache.v_LBKSC, kv),
             positions_BS=jax.device_put(cache.positions_BS, by_row),
         ),
         *(

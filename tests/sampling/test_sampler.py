@@ -92,7 +92,7 @@ def test_cache_holds_what_a_plain_forward_computes(tiny, prompts, rollout):
         np.testing.assert_array_equal(own[kept], np.arange(len(sequence)))
         assert (np.delete(own, np.arange(kept.start, kept.stop)) == -1).all()
         for own_kv, filled_kv in (
-            (rollout.cache.k_LBKSC, filled.k_LBKSC), (rollout.cache.v_LBKSC, filled.v_LBKSC)
+            (rollout.cache.k_LBKCS, filled.k_LBKCS), (rollout.cache.v_LBKSC, filled.v_LBKSC)
         ):  # fmt: skip
             np.testing.assert_allclose(
                 own_kv[:, row, :, kept], filled_kv[:, row, :, -len(sequence) :],
@@ -139,8 +139,8 @@ def test_the_loop_stops_when_every_row_has_ended(tiny, prompts, terminals):
     ending = terminals.replace(eos_ids=tuple(range(13)))
     rollout = _roll(tiny, prompts, ending)
     assert (np.asarray(rollout.lengths_B) == 1).all() and rollout.ended_B.all()
-    assert not np.asarray(rollout.cache.k_LBKSC[:, :, :, SLOTS + 1 :]).any()
-    assert np.asarray(rollout.cache.k_LBKSC[:, :, :, SLOTS]).any()
+    assert not np.asarray(rollout.cache.k_LBKCS[..., SLOTS + 1 :]).any()
+    assert np.asarray(rollout.cache.k_LBKCS[..., SLOTS]).any()
 
 
 def test_rows_may_be_sharded(tiny, prompts, terminals, rollout):
@@ -158,7 +158,7 @@ def test_rows_may_be_sharded(tiny, prompts, terminals, rollout):
         sampling=SamplingConfig(),
     )
     _assert_rows_equal(sharded, rollout, np.arange(len(prompts)))
-    shard = sharded.cache.k_LBKSC.sharding.shard_shape(sharded.cache.k_LBKSC.shape)
+    shard = sharded.cache.k_LBKCS.sharding.shard_shape(sharded.cache.k_LBKCS.shape)
     assert shard[1] == len(prompts) // 8
 
 
