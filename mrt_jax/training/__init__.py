@@ -1,0 +1,1 @@
+"""Training: state, update, checkpoints, metrics, and the loops that tie them together."""

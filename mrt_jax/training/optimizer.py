@@ -1,0 +1,79 @@
+"""The optimiser, an optax chain from a config."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+from mrt_jax.errors import InputError
+
+SCHEDULES = ('constant', 'linear', 'cosine')
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a warm-up, a schedule and a bound on the gradient's norm.
+
+    Attributes:
+        learning_rate: its peak.
+        schedule: 'constant', or 'linear' or 'cosine' down to 0 at the last update.
+        warmup_steps: updates of linear warm-up from 0.
+        weight_decay: of matrices; norms and biases are left alone.
+        b1, b2: Adam's decay rates.
+        clip_norm: largest global norm of the gradient.
+    """
+
+    learning_rate: float
+    schedule: str
+    warmup_steps: int
+    weight_decay: float
+    b1: float
+    b2: float
+    clip_norm: float
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise InputError(
+                f'optimizer.schedule={self.schedule!r} is unknown; known: {", ".join(SCHEDULES)}'
+            )
+        if self.learning_rate <= 0 or self.clip_norm <= 0:
+            raise InputError('optimizer.learning_rate and optimizer.clip_norm must be above 0')
+
+
+def learning_rate_schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
+    """Learning rate of each update of a run of `updates`."""
+    rest = max(updates - config.warmup_steps, 1)
+    after = {
+        'constant': optax.constant_schedule(config.learning_rate),
+        'linear': optax.linear_schedule(config.learning_rate, 0.0, rest),
+        'cosine': optax.cosine_decay_schedule(config.learning_rate, rest),
+    }[config.schedule]
+    if not config.warmup_steps:
+        return after
+    # Update 0 already moves: a warm-up from 0 would waste it.
+    warmup = optax.linear_schedule(
+        config.learning_rate / (config.warmup_steps + 1), config.learning_rate, config.warmup_steps
+    )
+    return optax.join_schedules([warmup, after], [config.warmup_steps])
+
+
+def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTransformation:
+    """The chain: clip, AdamW, schedule."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            learning_rate_schedule(config, updates),
+            b1=config.b1,
+            b2=config.b2,
+            weight_decay=config.weight_decay,
+            mask=_is_matrix,
+        ),
+    )
+
+
+def _is_matrix(params: Any) -> Any:
+    """True for parameters that decay, told by name: their shapes have a leading axis of layers."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key not in ('scale', 'bias'), params
+    )
