@@ -4,18 +4,23 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from absl import app, flags
 
 from mrt_jax.errors import InputError, NonFiniteError
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from mrt_jax.models.transformer import Transformer
+    from mrt_jax.policies.policy import Policy
 
 INPUT_AT_FAULT, NON_FINITE = 2, 3
 MESH_HELP = (
     "Devices along the mesh axes, such as 'data=2,fsdp=1,tensor=4'; axes left out are 1, and one "
     'may be -1 to take the devices that are left.'
 )
-_MESH_AXES = ('data', 'fsdp', 'tensor', 'sequence')
 
 
 def run(main: Callable[[list[str]], None]) -> NoReturn:
@@ -58,16 +63,45 @@ def mesh_axes(text: str) -> dict[str, int]:
     Raises:
         InputError: not a list of AXIS=SIZE with known axes, or an axis given twice.
     """
+    from mrt_jax.sharding.mesh import AXES
+
     sizes: dict[str, int] = {}
     for part in filter(None, text.split(',')):
         axis, _, size = part.strip().partition('=')
-        if axis not in _MESH_AXES or axis in sizes or not size.lstrip('-').isdecimal():
+        if axis not in AXES or axis in sizes or not size.lstrip('-').isdecimal():
             raise InputError(
                 f'--mesh={text}: cannot read {part!r}: give AXIS=SIZE, each axis once, with the '
-                f'axes {", ".join(_MESH_AXES)}'
+                f'axes {", ".join(AXES)}'
             )
         sizes[axis] = int(size)
     return sizes
+
+
+def define_policy_flags() -> None:
+    """Flags of the commands that read one policy."""
+    flags.DEFINE_string('policy', None, 'Policy folder.', required=True)
+    flags.DEFINE_string('mesh', '', MESH_HELP)
+    flags.DEFINE_enum(
+        'dtype', 'float32', ['float32', 'bfloat16'], 'Type of parameters and activations.'
+    )
+
+
+def load(
+    folder: str, axes: dict[str, int] | None, dtype: str, need_tokenizer: bool
+) -> 'tuple[Mesh, Policy, Transformer]':
+    """Makes the mesh, places the policy on it and gives its network.
+
+    Raises:
+        InputError: the devices do not make up the mesh, or the folder is not a policy.
+    """
+    # JAX takes a second to import; a mistake in the flags should not have to wait for it.
+    from mrt_jax.models.transformer import Transformer
+    from mrt_jax.policies.load import load_policy
+    from mrt_jax.sharding.mesh import make_mesh
+
+    mesh = make_mesh(**(axes or {}))
+    policy = load_policy(folder, mesh, dtype, need_tokenizer)
+    return mesh, policy, Transformer(policy.config, dtype=dtype)
 
 
 def check_output(file: str | Path) -> Path:

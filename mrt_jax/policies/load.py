@@ -50,7 +50,7 @@ def load_policy(
     if not folder.is_dir():
         raise InputError(f'{folder}: there is no such policy folder')
     raw_config = read_json(folder / CONFIG_FILE)
-    config = _read_config(raw_config, folder / CONFIG_FILE)
+    config = from_hf(raw_config, str(folder / CONFIG_FILE))
     validate_mesh(mesh, config)
     tokenizer = _read_tokenizer(folder, config, need_tokenizer)
     chat = load_chat_template(folder, tokenizer.special_tokens if tokenizer else None)
@@ -64,17 +64,6 @@ def load_policy(
         eos_ids=_eos_ids(folder, config, generation, raw_config, tokenizer),
         generation=generation,
     )
-
-
-def _read_config(raw_config: dict[str, Any], file: Path) -> ModelConfig:
-    try:
-        return from_hf(raw_config, str(file))
-    except InputError as error:
-        if str(file) in str(error):
-            raise
-        raise InputError(f'{file}: {error}') from error
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise InputError(f'{file}: a value has the wrong type: {error}') from error
 
 
 def _read_tokenizer(folder: Path, config: ModelConfig, needed: bool) -> Tokenizer | None:
@@ -111,17 +100,25 @@ def _eos_ids(
 
 
 def _read_params(folder: Path, config: ModelConfig, mesh: jax.sharding.Mesh, dtype: str) -> Any:
-    """Parameters, read one stacked array at a time and placed as the rules say."""
+    """Parameters, read tensor by tensor and placed as the sharding rules say."""
     model = Transformer(config)
     files = TensorFiles(folder)
     _check_tensors(files, _hf_shapes(abstract_params(model), config))
     params = from_hf_tensors(files.read, config)
-    shardings = param_shardings(logical_axes(model), mesh)
-    return jax.tree.map(
-        lambda array, sharding: jax.device_put(jnp.asarray(array, dtype), sharding),
-        params,
-        shardings,
-    )
+    return _place(params, param_shardings(logical_axes(model), mesh), dtype)
+
+
+def _place(arrays: dict[str, Any], shardings: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Moves arrays to their devices, each released here before the next is moved."""
+    placed = {}
+    for name in list(arrays):
+        array = arrays.pop(name)
+        placed[name] = (
+            _place(array, shardings[name], dtype)
+            if isinstance(array, dict)
+            else jax.device_put(array.astype(jnp.dtype(dtype)), shardings[name])
+        )
+    return placed
 
 
 def _hf_shapes(shapes: Any, config: ModelConfig) -> dict[str, tuple[int, ...]]:

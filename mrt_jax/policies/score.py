@@ -48,9 +48,9 @@ def score_sequences(
             tokens_BT[row, :length] = sequences[index]
             positions_BT[row, :length] = np.arange(length)
         tokens_BT, positions_BT = jax.device_put((tokens_BT, positions_BT), batch_sharding(mesh))
-        logprobs_BT = np.asarray(
-            _next_token_logprobs(model, policy.params, tokens_BT, positions_BT)
-        )
+        with use_mesh(mesh):
+            logprobs_BT = _next_token_logprobs(model, policy.params, tokens_BT, positions_BT)
+        logprobs_BT = np.asarray(logprobs_BT)
         for row, index in enumerate(indices):
             yield index, logprobs_BT[row, : len(sequences[index]) - 1].tolist()
 

@@ -8,6 +8,12 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from mrt_jax.policies.chat import ChatTemplate
+from mrt_jax.policies.policy import Policy
+from mrt_jax.policies.tokenizers import JsonTokenizer
+from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, countdown_tokenizer
+from tests.tiny import tiny_model
+
 CORPUS = [
     'The quick brown fox jumps over the lazy dog.',
     'def solve(n: int) -> list[int]:\n    return [i * i for i in range(n)]',
@@ -73,6 +79,22 @@ def sentencepiece_model() -> bytes:
         minloglevel=2,
     )
     return model.getvalue()
+
+
+@pytest.fixture(scope='session')
+def policy() -> Policy:
+    """A tiny untrained policy with a tokeniser; its network has a few ids more than that."""
+    settings = {'eos_token': '<|end|>', 'pad_token': '<|pad|>'}
+    tokenizer = JsonTokenizer(countdown_tokenizer(), settings)
+    model, params = tiny_model(vocab_size=tokenizer.vocab_size + 6, tie_embeddings=False)
+    return Policy(
+        config=model.config,
+        params=params,
+        tokenizer=tokenizer,
+        chat=ChatTemplate(CHAT_TEMPLATE, tokenizer.special_tokens),
+        eos_ids=tokenizer.eos_ids,
+        generation={'temperature': 0.6},
+    )
 
 
 def _keep_added(spec: str, names: set[str]) -> str:
