@@ -140,6 +140,28 @@ def describe_differences(
     return sentence + '.'
 
 
+def format_table(summaries: Mapping[str, Mapping[str, Any]], full: int) -> str:
+    """A small table for the terminal: means and 95% intervals."""
+    head = ['', *(measure.name for measure in HEADLINES)]
+    rows = [head]
+    for name, summary in summaries.items():
+        cells = [(m, m.look_up(summary, str(full))) for m in HEADLINES]
+        rows.append(
+            [
+                name,
+                *(
+                    f'{write_number(cell["mean"], m.unit)} ({write_interval(cell, m.unit)})'
+                    for m, cell in cells
+                ),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return '\n'.join(
+        '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
 def _list(phrases: list[str], conjunction: str) -> str:
     *first, last = phrases
     return f'{", ".join(first)} {conjunction} {last}' if first else last

@@ -19,7 +19,6 @@ from mrt_jax.evaluation.page_style import STYLE
 from mrt_jax.evaluation.plot_style import DARK, LIGHT, series_style
 from mrt_jax.evaluation.trace_view import FOUND
 
-
 # A short piece of a policy's line.
 SWATCH = (
     '<svg class="swatch" width="22" height="10" viewBox="0 0 22 10" aria-hidden="true">'
@@ -244,7 +243,8 @@ def _render_examples(examples: str) -> str:
         'spaced from the most to the least often solved, each with its first trace. A bar shows '
         'how often the meta-prover is right if the thought ends behind that line; the tick is '
         'the rate before it. The curve above shows the same rate against tokens spent. '
-        f'<i>found</i>: first line behind which the rate is at least {100 * FOUND:.0f}%; lines after it are grey. '
+        f'<i>found</i>: first line behind which the rate is at least {100 * FOUND:.0f}%; '
+        'lines after it are grey. '
         f'<i>repeated</i>: the text of an earlier line.</p>{examples}'
     )
 

@@ -131,7 +131,7 @@ footer { margin-top: 44px; border-top: 1px solid var(--rule); padding-top: 14px;
 }
 @media print {
   :root { --ground: #fff; --text: #000; --muted: #444; --rule: #bbb; }
-  body { font-size: 10pt; }
+  body { font-size: 9.5pt; }
   main { max-width: none; padding: 0; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   .card { padding: 10pt; border-radius: 0; }
@@ -144,9 +144,10 @@ footer { margin-top: 44px; border-top: 1px solid var(--rule); padding-top: 14px;
   .episode { grid-template-columns: 30pt 2.7em 1fr; gap: 0 4pt; }
   .episode .bar { width: 30pt; margin-top: 2pt; }
   h1 { font-size: 18pt; } h2 { font-size: 13pt; margin-top: 20pt; } .headline { font-size: 11pt; }
-  th, td { padding: 4pt 0 4pt 12pt; } td small { font-size: 7.5pt; }
+  th, td { padding: 3pt 0 2pt 12pt; } .trace h3 { font-size: 9pt; } td small { font-size: 7.5pt; }
   .scroll { overflow: visible; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, h2 + p { break-after: avoid; }
+  p { break-inside: avoid; } .tag { font-size: 6.5pt; } .differences h3 { font-size: 10pt; }
   figure, .differences .card, .problem, .trace, tr, .scroll { break-inside: avoid; }
   @page { margin: 16mm 14mm; }
 }

@@ -45,7 +45,9 @@ def plot_success(summaries: Summaries, theme: Theme) -> Figure:
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0, top=min(1.0, axes.get_ylim()[1]))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    label_axes(axes, theme, 'tokens spent: prompt, thought and answer', 'Meta-prover success rate J')
+    label_axes(
+        axes, theme, 'tokens spent: prompt, thought and answer', 'Success rate J of the meta-prover'
+    )
     _legend_lines(figure, axes, theme, summaries)
     return figure
 

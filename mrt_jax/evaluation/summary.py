@@ -1,36 +1,16 @@
-"""Numbers of an evaluation, each with its 95% interval by bootstrap over problems.
+"""Numbers of an evaluation, each with its 95% interval by bootstrap over problems."""
 
-Every number is a ratio of sums over problems, numerator / denominator; a plain mean has the
-denominator 1. So one set of resamples gives the intervals of all of them, and, as the resamples of
-two policies on the same problems draw the same problems, those of their paired differences too.
-"""
-
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from mrt_jax.evaluation.intervals import Interval, Statistic, bootstrap
 from mrt_jax.evaluation.traces import TraceRecord, by_problem, stack_curves
 from mrt_jax.kernels.estimates import maj_at_k, pass_at_k
 from mrt_jax.kernels.regret import normalized_regret
 
-RESAMPLES = 4000
 CURVE_POINTS = 65
-Interval = dict[str, float | None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Statistic:
-    """A number as a ratio of means over problems.
-
-    Attributes:
-        numerator: float64[problems].
-        denominator: float64[problems].
-    """
-
-    numerator: np.ndarray
-    denominator: np.ndarray
 
 
 def summarize(
@@ -62,7 +42,7 @@ def summarize(
     """
     groups = by_problem(records)
     samples = _samples_each(groups)
-    statistics = problem_statistics(groups, budgets)
+    statistics = problem_statistics(groups, budgets) | _further_statistics(groups, budgets)
     numbers = bootstrap(statistics, seed=seed)
     curve = [numbers.pop(path) for path in list(numbers) if path[0] == 'success_curve']
     return {
@@ -102,11 +82,7 @@ def paired_differences(
             f'{unpaired[0]!r}: evaluate both on the same problems'
         )
     ordered = {problem: others[problem] for problem in groups}
-    compared = {'pass_at_1', 'response_tokens', 'tokens_per_correct', 'normalized_regret'}
-    before, after = (
-        {path: s for path, s in problem_statistics(g, budgets).items() if path[0] in compared}
-        for g in (groups, ordered)
-    )
+    before, after = problem_statistics(groups, budgets), problem_statistics(ordered, budgets)
     return _nest(bootstrap(after, less=before, seed=seed))
 
 
@@ -146,85 +122,63 @@ def compare_policies(
 def problem_statistics(
     groups: Mapping[str, Sequence[TraceRecord]], budgets: Sequence[int]
 ) -> dict[tuple[str, ...], Statistic]:
-    """Every number of a summary by its path in it, before averaging over problems.
+    """The numbers in which policies are compared, by their path in a summary, for each problem.
 
     Args:
         groups: traces by problem.
         budgets: token budgets of the normalized regret.
     """
-    samples = _samples_each(groups)
     records = [record for traces in groups.values() for record in traces]
-    right_NS = np.array([record.correct for record in records], float).reshape(-1, samples)
-    tokens_NS = np.array([record.response_tokens for record in records], float).reshape(-1, samples)
+    mean = _problem_means(groups)
+    right, tokens = (
+        mean([record.correct for record in records]),
+        mean([record.response_tokens for record in records]),
+    )
+    regret_BC = normalized_regret(*stack_curves(records), np.asarray(budgets, float))
+    return {
+        ('pass_at_1',): right,
+        ('response_tokens',): tokens,
+        ('tokens_per_correct',): Statistic(tokens.numerator, right.numerator),
+    } | {
+        ('normalized_regret', str(budget)): mean(regret_BC[:, column])
+        for column, budget in enumerate(budgets)
+    }
+
+
+def _further_statistics(
+    groups: Mapping[str, Sequence[TraceRecord]], budgets: Sequence[int]
+) -> dict[tuple[str, ...], Statistic]:
+    """The numbers that only the summary of one policy has."""
+    records = [record for traces in groups.values() for record in traces]
+    mean = _problem_means(groups)
+    samples = _samples_each(groups)
+    right_N = [sum(record.correct for record in traces) for traces in groups.values()]
+    statistics = {
+        ('episodes',): mean([len(record.episodes) for record in records]),
+        ('progress',): mean([record.success[-1] - record.success[0] for record in records]),
+        ('forced',): mean([record.forced for record in records]),
+    }
     ones_N = np.ones(len(groups))
-
-    def mean(values: Sequence[Any]) -> Statistic:
-        per_problem_NS = np.asarray(values, float).reshape(-1, samples)
-        return Statistic(per_problem_NS.mean(axis=1), ones_N)
-
-    statistics = {('pass_at_1',): Statistic(right_NS.mean(axis=1), ones_N)}
-    counts = vote_counts(samples)
-    right_N = right_NS.sum(axis=1).astype(int)
-    for k in counts:
-        at_k_N = np.array([pass_at_k(samples, right, k) for right in right_N])
-        statistics['pass_at_k', str(k)] = Statistic(at_k_N, ones_N)
-    for k in counts:
-        at_k_N = np.array([_maj_at_k(traces, k) for traces in groups.values()])
-        statistics['maj_at_k', str(k)] = Statistic(at_k_N, ones_N)
-    statistics['response_tokens',] = Statistic(tokens_NS.mean(axis=1), ones_N)
-    statistics['tokens_per_correct',] = Statistic(tokens_NS.mean(axis=1), right_NS.mean(axis=1))
-    statistics['episodes',] = mean([len(record.episodes) for record in records])
-    statistics['progress',] = mean([record.success[-1] - record.success[0] for record in records])
-    statistics['forced',] = mean([record.forced for record in records])
-
-    tokens_BE, success_BE, mask_BE = stack_curves(records)
-    regret_BC = normalized_regret(tokens_BE, success_BE, mask_BE, np.asarray(budgets, float))
-    for column, budget in enumerate(budgets):
-        statistics['normalized_regret', str(budget)] = mean(np.asarray(regret_BC)[:, column])
+    for k in vote_counts(samples):
+        pass_N = np.array([pass_at_k(samples, right, k) for right in right_N])
+        maj_N = np.array([_maj_at_k(traces, k) for traces in groups.values()])
+        statistics['pass_at_k', str(k)] = Statistic(pass_N, ones_N)
+        statistics['maj_at_k', str(k)] = Statistic(maj_N, ones_N)
     curves_BX = success_curves(records, curve_grid(budgets))
     for column in range(curves_BX.shape[1]):
         statistics['success_curve', str(column)] = mean(curves_BX[:, column])
     return statistics
 
 
-def bootstrap(
-    statistics: Mapping[tuple[str, ...], Statistic],
-    *,
-    less: Mapping[tuple[str, ...], Statistic] | None = None,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> dict[tuple[str, ...], Interval]:
-    """Means and 95% percentile intervals, over resamples of the problems.
-
-    Args:
-        statistics: all over the same problems.
-        less: statistics to subtract, with the same paths and problems; None for none.
-        seed: seed of the resamples; the same seed draws the same problems.
-        resamples: number of resamples.
-    """
-    problems = len(next(iter(statistics.values())).numerator)
-    generator = np.random.default_rng(seed)
-    drawn_RN = generator.multinomial(problems, np.full(problems, 1 / problems), resamples)
-    # Row 0 draws every problem once: the mean itself.
-    drawn_RN = np.concatenate([np.ones((1, problems)), drawn_RN])
-
-    def ratios(of: Mapping[tuple[str, ...], Statistic]) -> np.ndarray:
-        top_NK = np.stack([of[path].numerator for path in statistics], axis=1)
-        bottom_NK = np.stack([of[path].denominator for path in statistics], axis=1)
-        with np.errstate(divide='ignore', invalid='ignore'):
-            return (drawn_RN @ top_NK) / (drawn_RN @ bottom_NK)
-
-    with np.errstate(invalid='ignore'):
-        values_RK = ratios(statistics) - (0 if less is None else ratios(less))
-    intervals = {}
-    for path, values_R in zip(statistics, values_RK.T, strict=True):
-        low, high = np.quantile(np.sort(values_R[1:]), [0.025, 0.975])
-        intervals[path] = {
-            'mean': _finite(values_R[0]),
-            'low': _finite(low),
-            'high': _finite(high),
-        }
-    return intervals
+def _problem_means(
+    groups: Mapping[str, Sequence[TraceRecord]],
+) -> Callable[[Sequence[Any] | np.ndarray], Statistic]:
+    """Turns one value a trace into a statistic, the mean over traces then problems."""
+    samples = _samples_each(groups)
+    ones_N = np.ones(len(groups))
+    return lambda values_B: Statistic(
+        np.asarray(values_B, float).reshape(-1, samples).mean(axis=1), ones_N
+    )
 
 
 def success_curves(records: Sequence[TraceRecord], grid: np.ndarray) -> np.ndarray:
@@ -236,10 +190,7 @@ def success_curves(records: Sequence[TraceRecord], grid: np.ndarray) -> np.ndarr
         float64[traces, grid points].
     """
     return np.stack(
-        [
-            np.interp(grid, [0.0, *record.tokens], [0.0, *record.success])
-            for record in records
-        ]
+        [np.interp(grid, [0.0, *record.tokens], [0.0, *record.success]) for record in records]
     )
 
 
@@ -267,7 +218,9 @@ def _samples_each(groups: Mapping[str, Sequence[TraceRecord]]) -> int:
         raise ValueError('no traces to summarise')
     counts = {len(traces) for traces in groups.values()}
     if len(counts) > 1:
-        raise ValueError(f'problems have between {min(counts)} and {max(counts)} traces: need one n')
+        raise ValueError(
+            f'problems have between {min(counts)} and {max(counts)} traces, not the same number'
+        )
     return counts.pop()
 
 
@@ -280,7 +233,3 @@ def _nest(numbers: Mapping[tuple[str, ...], Interval]) -> dict[str, Any]:
         else:
             nested.setdefault(path[0], {})[path[1]] = interval
     return nested
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

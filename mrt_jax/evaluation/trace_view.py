@@ -82,7 +82,7 @@ def _render_trace(name: str, trace: TraceRecord, longest: float, series: str) ->
         before, after = trace.success[index : index + 2]
         lines.append(_render_episode(text.strip('\n'), after, before, tag, kind))
         late = late or tag == 'found'
-    ending = _shorten(trace.response.removeprefix(''.join(trace.episodes)).strip())
+    ending = _shorten(trace.response[sum(map(len, trace.episodes)) :].strip())
     cut = '<span class="tag cut">thought cut at the budget</span>' if trace.forced else ''
     verdict = 'better">✓ right' if trace.correct else 'worse">✗ wrong'
     return (

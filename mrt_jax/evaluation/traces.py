@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,32 +98,37 @@ def anytime_tokens(
     return tuple(spent)
 
 
-def write_traces(path: str | os.PathLike, records: Iterable[TraceRecord], **extra: Any) -> None:
-    """Writes records to a JSONL file; `extra` fields come first in every line.
+def write_traces(
+    path: str | os.PathLike, records: Mapping[str, Iterable[TraceRecord]]
+) -> None:
+    """Writes the records of policies to a JSONL file, which appears whole or not at all.
 
-    The file appears whole or not at all.
+    Args:
+        path: file to write.
+        records: by the name of the policy, which is the field `policy` of each line.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + '.partial')
     with partial.open('w', encoding='utf-8') as file:
-        for record in records:
-            line = extra | dataclasses.asdict(record)
-            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + '\n')
+        for name, traces in records.items():
+            for record in traces:
+                line = {'policy': name} | dataclasses.asdict(record)
+                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + '\n')
     partial.replace(path)
 
 
-def read_traces(path: str | os.PathLike) -> list[TraceRecord]:
-    """Reads what `write_traces` wrote; fields that a record does not have are skipped.
+def read_traces(path: str | os.PathLike) -> dict[str, list[TraceRecord]]:
+    """Reads what `write_traces` wrote: records by the name of their policy.
 
     Raises:
         InputError: naming the file and line that is not such a record.
     """
-    records = []
+    records: dict[str, list[TraceRecord]] = {}
     with open(path, encoding='utf-8') as file:
         for number, line in enumerate(file, 1):
             try:
-                records.append(_from_json(json.loads(line)))
+                fields = json.loads(line)
+                records.setdefault(fields['policy'], []).append(_from_json(fields))
             except (TypeError, ValueError, KeyError) as error:
                 raise InputError(f'{path}, line {number}: not a trace record: {error}') from error
     return records
@@ -149,7 +154,7 @@ def by_problem(records: Iterable[TraceRecord]) -> dict[str, list[TraceRecord]]:
     }
 
 
-def stack_curves(records: list[TraceRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def stack_curves(records: Sequence[TraceRecord]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pads the curves of traces to arrays.
 
     Returns:

@@ -1,0 +1,240 @@
+"""Samples traces of a policy and runs the meta-prover at every boundary of each."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from mrt_jax.errors import InputError
+from mrt_jax.evaluation.traces import TraceRecord, anytime_tokens
+from mrt_jax.methods.experience import Experience, Proof, Reader, explore, make_reader, prove
+from mrt_jax.models.transformer import Transformer
+from mrt_jax.policies.policy import Policy
+from mrt_jax.sampling.phases import Budget
+from mrt_jax.sampling.processors import SamplingConfig
+from mrt_jax.sampling.row_keys import fold_in_each, keys_of_contents
+from mrt_jax.sampling.sampler import encode_prompts, response_slots
+from mrt_jax.sharding.mesh import make_mesh, row_shards
+from mrt_jax.sharding.rules import batch_sharding, use_mesh
+from mrt_jax.tasks.task import Problem, Task
+
+ROLLOUT_DRAWS, PROVER_DRAWS = 0, 1
+
+
+def evaluate_policy(
+    policy: Policy,
+    task: Task,
+    problems: Sequence[Problem],
+    *,
+    budget: Budget,
+    sampling: SamplingConfig | None = None,
+    num_samples: int = 4,
+    branches: int = 8,
+    max_boundaries: int = 16,
+    seed: int = 0,
+    batch_size: int = 64,
+    mesh: jax.sharding.Mesh | None = None,
+    dtype: str = 'float32',
+    on_batch: Callable[[int, int], None] | None = None,
+) -> list[TraceRecord]:
+    """Evaluates a policy on problems, in batches of one shape.
+
+    A trace and its proof follow from `seed`, the problem's id and the sample's number. They do not
+    depend on the problems around it, and on `batch_size` only as far as the rounding of a matrix
+    product does. Policies evaluated with the same seed share their random numbers.
+
+    Args:
+        policy: with tokenizer and chat template; its parameters lie on the devices of `mesh`.
+        task: how to pose, segment and judge.
+        problems: with different ids.
+        budget: most tokens of a thought and of an answer; the meta-prover's answers have the same.
+        sampling: how tokens are drawn, in traces and by the meta-prover; None draws from the policy
+            as it is.
+        num_samples: traces of each problem.
+        branches: M, answers of the meta-prover at each boundary.
+        max_boundaries: most episodes of a trace that are told apart.
+        seed: of all draws.
+        batch_size: traces decoded together, rounded up to a multiple of the mesh's row shards;
+            memory grows with it.
+        mesh: None takes one device.
+        dtype: of activations.
+        on_batch: called with the numbers of traces done and to do.
+
+    Returns:
+        Records in the order of the problems, samples of a problem together.
+
+    Raises:
+        InputError: no problem, or prompt, thought and answer exceed the policy's context.
+    """
+    if not problems:
+        raise InputError('no problems to evaluate on')
+    reader = reader_of(policy, task)
+    prompts = {problem.id: reader.prompt_tokens(problem) for problem in problems}
+    slots = max(map(len, prompts.values()))
+    _check_context(policy, reader, slots, budget)
+    mesh = make_mesh() if mesh is None else mesh
+    sampling = SamplingConfig() if sampling is None else sampling
+    model = Transformer(policy.config, dtype=dtype)
+    rows = -(-batch_size // row_shards(mesh)) * row_shards(mesh)
+    todo = [(problem, sample) for problem in problems for sample in range(num_samples)]
+    records: list[TraceRecord] = []
+    for start in range(0, len(todo), rows):
+        chosen = todo[start : start + rows]
+        answers = [problem.answer for problem, _ in chosen]
+        # Empty prompts fill up the last batch; they are not decoded.
+        missing = rows - len(chosen)
+        tokens = [prompts[problem.id] for problem, _ in chosen] + [[]] * missing
+        with use_mesh(mesh):
+            by_row = batch_sharding(mesh)
+            keys_B = jax.device_put(_row_keys(seed, chosen, missing), by_row)
+            batch = encode_prompts(tokens, slots, policy.pad_id)
+            experience = explore(
+                model,
+                policy.params,
+                reader,
+                jax.device_put(batch, by_row),
+                answers,
+                fold_in_each(keys_B, np.full(rows, ROLLOUT_DRAWS)),
+                budget=budget,
+                sampling=sampling,
+                max_boundaries=max_boundaries,
+            )
+            experience = _trim(experience)
+            proof = prove(
+                model,
+                policy.params,
+                reader,
+                experience,
+                answers,
+                fold_in_each(keys_B, np.full(rows, PROVER_DRAWS)),
+                branches=branches,
+                max_answer_tokens=budget.max_answer_tokens,
+                sampling=sampling,
+            )
+        records += _read_batch(reader, experience, proof, chosen, branches)
+        if on_batch is not None:
+            on_batch(len(records), len(todo))
+    return records
+
+
+def reader_of(policy: Policy, task: Task) -> Reader:
+    """The task as the policy reads it.
+
+    Raises:
+        InputError: the policy has no tokenizer or no chat template.
+    """
+    if policy.tokenizer is None or policy.chat is None:
+        missing = 'tokenizer' if policy.tokenizer is None else 'chat template'
+        raise InputError(f'the policy has no {missing}, which the task {task.name} needs')
+    return make_reader(
+        task, policy.tokenizer, policy.chat, policy.eos_ids, policy.config.vocab_size
+    )
+
+
+def full_budget(
+    policy: Policy, task: Task, problems: Sequence[Problem], budget: Budget
+) -> int:
+    """Most tokens that a trace can have, prompt included.
+
+    Raises:
+        InputError: the policy's context is shorter.
+    """
+    reader = reader_of(policy, task)
+    longest = max(len(reader.prompt_tokens(problem)) for problem in problems)
+    return _check_context(policy, reader, longest, budget)
+
+
+def even_budgets(full: int, count: int = 8) -> list[int]:
+    """Evenly spaced token budgets up to the full one."""
+    return sorted({math.ceil(full * part / count) for part in range(1, count + 1)})
+
+
+def _row_keys(seed: int, rows: Sequence[tuple[Problem, int]], missing: int) -> jax.Array:
+    contents = [problem.id.encode() for problem, _ in rows] + [b''] * missing
+    samples = [sample for _, sample in rows] + [0] * missing
+    return keys_of_contents(seed, [list(c) for c in contents], np.asarray(samples, np.uint32))
+
+
+def _check_context(policy: Policy, reader: Reader, prompt_tokens: int, budget: Budget) -> int:
+    """Prompt and response tokens at most; InputError if the context is shorter."""
+    response = response_slots(budget, reader.terminals)
+    limit = policy.config.max_positions
+    if prompt_tokens + response > limit:
+        raise InputError(
+            f'prompts of up to {prompt_tokens} tokens and responses of up to {response} '
+            f'({budget.max_thinking_tokens} of thought, {budget.max_answer_tokens} of answer and '
+            f'the text between) exceed the {limit} positions of the policy: lower '
+            'max_thinking_tokens or max_answer_tokens'
+        )
+    return prompt_tokens + response
+
+
+def _trim(experience: Experience) -> Experience:
+    """Leaves out boundary columns that no trace has, down to a power of two for few shapes."""
+    episodes = experience.episodes
+    width = 1 << int(np.max(episodes.counts_B)).bit_length()
+    trimmed = episodes.replace(boundaries_BE=episodes.boundaries_BE[:, :width])
+    return dataclasses.replace(experience, episodes=trimmed)
+
+
+def _read_batch(
+    reader: Reader,
+    experience: Experience,
+    proof: Proof,
+    rows: Sequence[tuple[Problem, int]],
+    branches: int,
+) -> list[TraceRecord]:
+    rollout, episodes = experience.rollout, experience.episodes
+    tokens_BT, lengths_B, prompt_lengths_B, forced_B, ended_B, success_BE = jax.device_get(
+        (
+            rollout.tokens_BT,
+            rollout.lengths_B,
+            rollout.prompt_lengths_B,
+            rollout.forced_B,
+            rollout.ended_B,
+            proof.success.mean_BE,
+        )
+    )
+    cut, complete = len(reader.terminals.termination_tokens), len(reader.conclusion_tokens)
+    records = []
+    for row, (problem, sample) in enumerate(rows):
+        count = int(episodes.counts_B[row]) + 1
+        boundaries = np.asarray(episodes.boundaries_BE[row, :count]).tolist()
+        tokens = tokens_BT[row, : lengths_B[row]].tolist()
+        response = reader.tokenizer.decode(tokens)
+        # Places in the response's text: a prefix may end within a character of several tokens.
+        ends = [len(reader.tokenizer.decode(tokens[:boundary])) for boundary in boundaries]
+        success = _exact_means(success_BE[row, :count], branches)
+        answer_tokens = _exact_means(proof.answer_tokens_BE[row, :count], branches)
+        forced, verdict = bool(forced_B[row]), experience.verdicts[row]
+        terminations = [cut] * (count - 1) + [cut if forced else complete]
+        prompt_length = int(prompt_lengths_B[row])
+        records.append(
+            TraceRecord(
+                problem=problem.id,
+                sample=sample,
+                prompt='\n'.join(message['content'] for message in problem.messages),
+                response=response,
+                episodes=tuple(response[a:b] for a, b in zip(ends, ends[1:], strict=False)),
+                tokens=anytime_tokens(prompt_length, boundaries, terminations, answer_tokens),
+                success=success,
+                success_stderr=tuple(math.sqrt(j * (1 - j) / branches) for j in success),
+                answer_tokens=answer_tokens,
+                branches=branches,
+                answer=problem.answer,
+                extracted=verdict.extracted,
+                correct=verdict.correct,
+                reason=verdict.reason,
+                response_tokens=len(tokens),
+                finish_tokens=prompt_length + len(tokens) if ended_B[row] else None,
+                forced=forced,
+            )
+        )
+    return records
+
+
+def _exact_means(means_E: np.ndarray, count: int) -> tuple[float, ...]:
+    """Means of whole numbers in double precision, from float32."""
+    return tuple(round(float(mean) * count) / count for mean in means_E)

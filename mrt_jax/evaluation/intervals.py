@@ -1,0 +1,72 @@
+"""95% intervals by bootstrap over problems, of many numbers at once and of paired differences.
+
+Every number is a ratio of means over problems; a plain mean has the denominator 1. So one set of
+resamples serves all numbers, and, as the resamples of two policies on the same problems draw the
+same problems, their paired differences too.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+RESAMPLES = 4000
+Interval = dict[str, float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistic:
+    """A number as a ratio of means over problems.
+
+    Attributes:
+        numerator: float64[problems].
+        denominator: float64[problems].
+    """
+
+    numerator: np.ndarray
+    denominator: np.ndarray
+
+
+def bootstrap(
+    statistics: Mapping[tuple[str, ...], Statistic],
+    *,
+    less: Mapping[tuple[str, ...], Statistic] | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[tuple[str, ...], Interval]:
+    """Means and 95% percentile intervals, over resamples of the problems.
+
+    Args:
+        statistics: all over the same problems.
+        less: statistics to subtract, with the same paths and problems; None for none.
+        seed: seed of the resamples; the same seed draws the same problems.
+        resamples: number of resamples.
+    """
+    problems = len(next(iter(statistics.values())).numerator)
+    generator = np.random.default_rng(seed)
+    drawn_RN = generator.multinomial(problems, np.full(problems, 1 / problems), resamples)
+    # Row 0 draws every problem once: the mean itself.
+    drawn_RN = np.concatenate([np.ones((1, problems)), drawn_RN])
+
+    def ratios(of: Mapping[tuple[str, ...], Statistic]) -> np.ndarray:
+        top_NK = np.stack([of[path].numerator for path in statistics], axis=1)
+        bottom_NK = np.stack([of[path].denominator for path in statistics], axis=1)
+        with np.errstate(divide='ignore', invalid='ignore'):
+            return (drawn_RN @ top_NK) / (drawn_RN @ bottom_NK)
+
+    with np.errstate(invalid='ignore'):
+        values_RK = ratios(statistics) - (0 if less is None else ratios(less))
+    intervals = {}
+    for path, values_R in zip(statistics, values_RK.T, strict=True):
+        # Resamples without a denominator are infinite: no interpolation, and sorted to the end.
+        low, high = np.quantile(np.sort(values_R[1:]), [0.025, 0.975], method='inverted_cdf')
+        intervals[path] = {
+            'mean': _finite(values_R[0]),
+            'low': _finite(low),
+            'high': _finite(high),
+        }
+    return intervals
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
