@@ -93,16 +93,19 @@ def prove_recorded(
             tokens_BEMA, logprobs_BEMA = np.asarray(result.tokens_BEMA), result.logprobs_BEMA
             logprobs_BEMA, lengths_BEM = np.asarray(logprobs_BEMA), np.asarray(result.lengths_BEM)
             for row, index in enumerate(chosen):
-                yield index, [
+                yield (
+                    index,
                     [
-                        Answer(
-                            tokens=tuple(tokens_BEMA[row, e, m, :length].tolist()),
-                            logprobs=tuple(logprobs_BEMA[row, e, m, :length].tolist()),
-                        )
-                        for m, length in enumerate(lengths_BEM[row, e])
-                    ]
-                    for e in range(len(traces[index].boundaries))
-                ]
+                        [
+                            Answer(
+                                tokens=tuple(tokens_BEMA[row, e, m, :length].tolist()),
+                                logprobs=tuple(logprobs_BEMA[row, e, m, :length].tolist()),
+                            )
+                            for m, length in enumerate(lengths_BEM[row, e])
+                        ]
+                        for e in range(len(traces[index].boundaries))
+                    ],
+                )
 
 
 def positions_needed(trace: RecordedTrace, max_answer_tokens: int) -> int:

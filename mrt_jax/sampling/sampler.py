@@ -125,12 +125,10 @@ def prompt_positions(lengths_B: jax.Array, slots: int) -> jax.Array:
     return jnp.maximum(jnp.arange(slots) - (slots - lengths_B[:, None]), -1).astype(jnp.int32)
 
 
-def _prefill(
-    model: Transformer, params: Any, prompts: PromptBatch, *, slots: int
-) -> tuple[jax.Array, KVCache]:
-    """Hidden states of the last prompt tokens [B, D] and a cache that holds the prompts."""
-    rows, width = prompts.tokens_BP.shape
-    positions_BP = prompt_positions(prompts.lengths_B, width)
+def _prefill(model: Transformer, params: Any, prompts: PromptBatch) -> tuple[jax.Array, KVCache]:
+    """Hidden states of the last prompt tokens [B, D] and a cache that holds just the prompts."""
+    rows, slots = prompts.tokens_BP.shape
+    positions_BP = prompt_positions(prompts.lengths_B, slots)
     hidden_BPD, prompt_kv = model.apply({'params': params}, prompts.tokens_BP, positions_BP)
     cache = empty_cache(model.config, rows, slots, model.dtype)
     return hidden_BPD[:, -1], write(cache, prompt_kv, positions_BP, 0)
@@ -138,7 +136,24 @@ def _prefill(
 
 def _fill_cache(model: Transformer, params: Any, sequences: PromptBatch) -> KVCache:
     """Cache of sequences that are already known, such as recorded traces behind their prompts."""
-    return _prefill(model, params, sequences, slots=sequences.tokens_BP.shape[1])[1]
+    return _prefill(model, params, sequences)[1]
+
+
+def _grow(model: Transformer, cache: KVCache, slots: int) -> KVCache:
+    """The same cache with empty slots behind its own."""
+    larger = empty_cache(model.config, cache.positions_BS.shape[0], slots, model.dtype)
+    return jax.tree.map(
+        lambda new, old: jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim), larger, cache
+    )
+
+
+def _stage_ends(steps: int) -> list[int]:
+    """Steps at which the decode loop stops to let the cache grow.
+
+    Three stages read two thirds of what one would, each compiles its own loop.
+    """
+    stages = 3 if steps >= 48 else 1
+    return [-(-steps * (stage + 1) // stages) for stage in range(stages)]
 
 
 def _sample_rollouts(
@@ -173,11 +188,6 @@ def _sample_rollouts(
     uniforms_BT = draw_uniforms(keys_B, steps)
     unembedding_DV = unembedding(params, model.config)
 
-    hidden_BD, cache = _prefill(model, params, prompts, slots=slots + steps)
-
-    def unfinished(decode: _Decode) -> jax.Array:
-        return (decode.step < steps) & decode.rows.live_B.any()
-
     def decode_token(decode: _Decode) -> _Decode:
         step = decode.step
         logits_BV = jnp.dot(decode.hidden_BD, unembedding_DV, preferred_element_type=jnp.float32)
@@ -201,6 +211,7 @@ def _sample_rollouts(
             cache=write(decode.cache, new_kv, positions_B[:, None], slots + step),
         )
 
+    hidden_BD, cache = _prefill(model, params, prompts)
     decode = _Decode(
         step=jnp.int32(0),
         hidden_BD=hidden_BD,
@@ -210,8 +221,15 @@ def _sample_rollouts(
         sampled_BT=jnp.zeros((rows, steps), bool),
         cache=cache,
     )
+    # A step reads the whole cache, so the cache grows in stages rather than start at full size.
     # The last token of every row is fed too: a boundary may lie behind it.
-    decode = jax.lax.while_loop(unfinished, decode_token, decode)
+    for end in _stage_ends(steps):
+
+        def unfinished(decode: _Decode, end: int = end) -> jax.Array:
+            return (decode.step < end) & decode.rows.live_B.any()
+
+        decode = decode.replace(cache=_grow(model, decode.cache, slots + end))
+        decode = jax.lax.while_loop(unfinished, decode_token, decode)
     return Rollout(
         prompt_tokens_BP=prompts.tokens_BP,
         prompt_lengths_B=prompts.lengths_B,
