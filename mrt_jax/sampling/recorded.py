@@ -1,4 +1,4 @@
-"""The meta-prover on recorded traces: each is filled once, in batches of few shapes, then forked."""
+"""The meta-prover on recorded traces: filled once each, in batches of few shapes, then forked."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

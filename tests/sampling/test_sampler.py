@@ -91,23 +91,23 @@ def test_cache_holds_what_a_plain_forward_computes(tiny, prompts, rollout):
         kept = slice(start, start + len(sequence))
         np.testing.assert_array_equal(own[kept], np.arange(len(sequence)))
         assert (np.delete(own, np.arange(kept.start, kept.stop)) == -1).all()
-        for own_kv, filled_kv in (
-            (rollout.cache.k_LBKCS, filled.k_LBKCS), (rollout.cache.v_LBKSC, filled.v_LBKSC)
-        ):  # fmt: skip
-            np.testing.assert_allclose(
-                own_kv[:, row, :, kept], filled_kv[:, row, :, -len(sequence) :],
-                rtol=1e-4, atol=1e-4,
-            )  # fmt: skip
+        last = slice(SLOTS + STEPS - len(sequence), None)
+        for one, two in (
+            (rollout.cache.k_LBKCS[:, row, :, :, kept], filled.k_LBKCS[:, row, :, :, last]),
+            (rollout.cache.v_LBKSC[:, row, :, kept], filled.v_LBKSC[:, row, :, last]),
+        ):
+            np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
 
 
 def test_greedy_equals_argmax_of_plain_forwards(tiny, prompts):
-    budget = Budget(max_thinking_tokens=0, max_answer_tokens=12)
+    # Long enough for the cache to grow in stages.
+    budget = Budget(max_thinking_tokens=0, max_answer_tokens=50)
     rollout = _roll(
         tiny, prompts, Terminals(), sampling=SamplingConfig(temperature=0), budget=budget
     )
     sequences = [list(prompt) for prompt in prompts]
     for _ in range(budget.max_answer_tokens):
-        logprobs_BTV = tiny.next_token_logprobs(sequences, SLOTS + 12)
+        logprobs_BTV = tiny.next_token_logprobs(sequences, SLOTS + 50)
         for row, sequence in enumerate(sequences):
             sequence.append(int(np.argmax(logprobs_BTV[row, len(sequence) - 1])))
     for prompt, sequence, response in zip(prompts, sequences, _responses(rollout), strict=True):
