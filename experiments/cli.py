@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import app, flags
 
@@ -99,7 +99,8 @@ def load(
     from mrt_jax.policies.load import load_policy
     from mrt_jax.sharding.mesh import make_mesh
 
-    mesh = make_mesh(**(axes or {}))
+    sizes: dict[str, Any] = dict(axes or {})
+    mesh = make_mesh(**sizes)
     policy = load_policy(folder, mesh, dtype, need_tokenizer)
     return mesh, policy, Transformer(policy.config, dtype=dtype)
 

@@ -6,7 +6,8 @@ A line of the input has one of `prompt` (text, encoded with the tokenizer's begi
 token), `messages` (a chat, through the policy's template) and `prompt_tokens` (ids, used as they
 are). The output repeats it with `completions` added: a list of `text`, `tokens`, `logprobs` (of the
 policy at temperature 1, natural logarithm) and `finish_reason`, which is 'stop' or 'length'.
-`text` is null where the policy has no tokenizer.
+`text` is that of the tokens without the one that ends a sequence, a stop string included; it is
+null where the policy has no tokenizer.
 """
 
 import json

@@ -60,7 +60,8 @@ def complete(
     """Samples completions.
 
     A completion follows from `seed` and its own request: it depends neither on the requests around
-    it nor on their order, and on `batch_size` only as far as the rounding of a matrix product does.
+    it nor on their order, and on `batch_size` only in the last digit of its log-probabilities, as
+    far as a matrix product of other rows rounds differently.
 
     Args:
         policy: its parameters lie on the devices of `mesh`.

@@ -60,7 +60,8 @@ def _config_content(policy: Policy, dtype: str) -> dict[str, Any]:
 def _special_ids(policy: Policy) -> dict[str, Any]:
     ids: dict[str, Any] = {}
     if policy.eos_ids:
-        ids['eos_token_id'] = list(policy.eos_ids) if len(policy.eos_ids) > 1 else policy.eos_ids[0]
+        first, *others = policy.eos_ids
+        ids['eos_token_id'] = [first, *others] if others else first
     if policy.tokenizer:
         ids['pad_token_id'] = policy.tokenizer.pad_id
         ids['bos_token_id'] = policy.tokenizer.bos_id

@@ -98,8 +98,8 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode_document(self, text: str) -> list[int]:
         ids = self.encode(text)
-        wants_bos = self.settings.get('add_bos_token', True) and self.bos_id is not None
-        return [self.bos_id, *ids] if wants_bos and ids[:1] != [self.bos_id] else ids
+        bos_id = self.bos_id if self.settings.get('add_bos_token', True) else None
+        return ids if bos_id in (None, *ids[:1]) else [bos_id, *ids]
 
     def save_vocabulary(self, folder: Path) -> None:
         (folder / 'tokenizer.model').write_bytes(self._model)

@@ -40,13 +40,16 @@ def draw_uniforms(keys_B: jax.Array, steps: int) -> jax.Array:
     return draw(keys_BT.ravel()).reshape(keys_BT.shape)
 
 
-def keys_of_contents(seed: int, contents: Sequence[Sequence[int]], draw: int = 0) -> jax.Array:
+def keys_of_contents(
+    seed: int, contents: Sequence[Sequence[int]], draw: int | np.ndarray = 0
+) -> jax.Array:
     """Keys [B] that follow from each row's content, not from its place in a file or batch.
 
     Args:
         seed: seed of the command.
         contents: for each row the integers that identify it, for example its prompt's token ids.
-        draw: number of the sample, for several samples of the same content.
+        draw: number of the sample, for several samples of the same content; one for all rows or
+            one for each.
     """
     digests_B = np.asarray(
         [

