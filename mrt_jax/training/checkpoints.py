@@ -1,0 +1,168 @@
+"""Checkpoints of a run: everything it needs to go on bit for bit.
+
+The only module that knows orbax. A checkpoint is the folder `DIRECTORY/STEP`: the items `state`
+(arrays) and `meta` (JSON) as orbax writes them, and a manifest of digests. It is written under
+another name and renamed when whole, so a killed save leaves nothing that looks like a checkpoint.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orbax.checkpoint as ocp
+from absl import logging
+
+from mrt_jax.errors import InputError
+from mrt_jax.training.manifest import find_damage, write_manifest
+
+_UNFINISHED = '.unfinished'
+
+
+class Restored(NamedTuple):
+    """A checkpoint as it was saved.
+
+    Attributes:
+        state: the pytree, on the shardings of the target.
+        meta: the JSON object.
+        step: the step that it was saved at.
+    """
+
+    state: Any
+    meta: dict[str, Any]
+    step: int
+
+
+class CheckpointStore:
+    """The checkpoints of one run, written by one process.
+
+    Args:
+        directory: where they lie; made by the first save.
+        keep: the newest that stay; older ones go once a newer one has been read back and is whole.
+        every: steps between checkpoints, see `due`; 0 means that none is ever due.
+
+    Raises:
+        InputError: `keep` or `every` is out of range.
+    """
+
+    def __init__(self, directory: str | Path, *, keep: int, every: int) -> None:
+        if keep < 1:
+            raise InputError(f'keep_checkpoints={keep} must be at least 1')
+        if every < 0:
+            raise InputError(f'checkpoint_every={every} must be at least 0')
+        self._directory = Path(directory).absolute()
+        self._keep = keep
+        self._every = every
+        self._damaged: set[int] = set()
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint belongs behind this step, counted from 1."""
+        return self._every > 0 and step % self._every == 0
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, damaged ones included, in rising order."""
+        if not self._directory.is_dir():
+            return []
+        names = (path.name for path in self._directory.iterdir() if path.is_dir())
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
+        """Writes a checkpoint and returns when it is on the disk; replaces one of the same step.
+
+        Args:
+            step: steps done.
+            state: pytree of arrays, typed PRNG keys and Python numbers.
+            meta: JSON object; its floats come back exactly.
+
+        Raises:
+            OSError: it cannot be written, or does not read back as written. Older ones stay.
+        """
+        self._remove_leftovers()
+        folder, unfinished = self._folder(step), self._folder(step, _UNFINISHED)
+        with _checkpointer() as checkpointer:
+            checkpointer.save(unfinished, ocp.args.Composite(
+                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
+            ))
+        write_manifest(unfinished)
+        if folder.exists():
+            folder.rename(self._folder(step, f'.replaced{_UNFINISHED}'))
+        unfinished.rename(folder)
+        if damage := find_damage(folder):
+            raise OSError(f'{folder}: the checkpoint just written is damaged: {damage}')
+        self._damaged.discard(step)
+        self._remove_superseded(step)
+        self._remove_leftovers()
+
+    def restore_latest(self, target: Any) -> Restored | None:
+        """Reads the newest checkpoint that is whole, and logs one line for each that is not.
+
+        Args:
+            target: pytree of the saved structure, whose arrays are `jax.ShapeDtypeStruct` with
+                shardings (or arrays to take these from); the mesh may differ from the saving one.
+
+        Returns:
+            None if there are no checkpoints.
+
+        Raises:
+            InputError: there are checkpoints but none is whole, or the newest whole one does not
+                fit the target.
+        """
+        damages: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            damage = find_damage(self._folder(step))
+            if damage is None:
+                restored = self._read(step, target)
+                for damaged, reason in damages.items():
+                    logging.warning(
+                        'checkpoint %s is damaged (%s); going on from the one of step %d',
+                        self._folder(damaged), reason, step,
+                    )
+                self._damaged.update(damages)
+                return restored
+            damages[step] = damage
+        if not damages:
+            return None
+        reasons = '; '.join(f'{step}: {reason}' for step, reason in damages.items())
+        raise InputError(
+            f'{self._directory}: every checkpoint is damaged ({reasons}); delete the folder to '
+            'start afresh, or give another workdir'
+        )
+
+    def _read(self, step: int, target: Any) -> Restored:
+        folder = self._folder(step)
+        wanted = ocp.args.Composite(
+            state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
+        )
+        try:
+            with _checkpointer() as checkpointer:
+                items = checkpointer.restore(folder, wanted)
+        except (KeyError, TypeError, ValueError) as error:
+            # The digests are right, so the run is another one than that which saved.
+            raise InputError(
+                f'{folder}: does not hold what this run trains; resume with the config that it was '
+                f'made with, or give another workdir ({" ".join(str(error).split())[:200]})'
+            ) from error
+        return Restored(items.state, items.meta, step)
+
+    def _folder(self, step: int, suffix: str = '') -> Path:
+        return self._directory / f'{step}{suffix}'
+
+    def _remove_superseded(self, newest: int) -> None:
+        whole = [step for step in self.steps() if step not in self._damaged]
+        for step in {*whole[: -self._keep], *self._damaged} - {newest}:
+            # Renamed first: a removal cut short must not leave half a checkpoint.
+            self._folder(step).rename(self._folder(step, f'.removed{_UNFINISHED}'))
+        self._damaged.clear()
+
+    def _remove_leftovers(self) -> None:
+        """Removes what a killed save or removal left behind.
+
+        Only the saving process does this: to a reader, a save under way would look the same.
+        """
+        if self._directory.is_dir():
+            for path in self._directory.glob(f'*{_UNFINISHED}*'):
+                shutil.rmtree(path)
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
