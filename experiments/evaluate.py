@@ -169,8 +169,8 @@ def evaluate(
     budget, full = None, 0
     for contestant in contestants:
         _, policy, _ = cli.load(str(contestant.folder), mesh_axes, dtype, need_tokenizer=True)
-        budget = budget or choose_budget(policy, task, problems, settings)
         try:
+            budget = budget or choose_budget(policy, task, problems, settings)
             full = max(full, full_budget(policy, task, problems, budget))
         except InputError as error:
             raise InputError(f'--policy={contestant.folder}: {error}') from error

@@ -80,6 +80,7 @@ def evaluate_policy(
     rows = -(-batch_size // row_shards(mesh)) * row_shards(mesh)
     todo = [(problem, sample) for problem in problems for sample in range(num_samples)]
     records: list[TraceRecord] = []
+    width = 1
     for start in range(0, len(todo), rows):
         chosen = todo[start : start + rows]
         answers = [problem.answer for problem, _ in chosen]
@@ -101,7 +102,8 @@ def evaluate_policy(
                 sampling=sampling,
                 max_boundaries=max_boundaries,
             )
-            experience = _trim(experience)
+            width = max(width, _boundary_columns(experience))
+            experience = _trim(experience, width)
             proof = prove(
                 model,
                 policy.params,
@@ -171,10 +173,14 @@ def _check_context(policy: Policy, reader: Reader, prompt_tokens: int, budget: B
     return prompt_tokens + response
 
 
-def _trim(experience: Experience) -> Experience:
-    """Leaves out boundary columns that no trace has, down to a power of two for few shapes."""
+def _boundary_columns(experience: Experience) -> int:
+    """Columns that the boundaries of a batch need, rounded up to a power of two."""
+    return 1 << int(np.max(experience.episodes.counts_B)).bit_length()
+
+
+def _trim(experience: Experience, width: int) -> Experience:
+    """Leaves out boundary columns that no trace has: the meta-prover's rows grow with them."""
     episodes = experience.episodes
-    width = 1 << int(np.max(episodes.counts_B)).bit_length()
     trimmed = episodes.replace(boundaries_BE=episodes.boundaries_BE[:, :width])
     return dataclasses.replace(experience, episodes=trimmed)
 
