@@ -123,21 +123,22 @@ def warm_start() -> ml_collections.ConfigDict:
     config.objective = 'sft'
     config.policy = ''  # train the model below from scratch
     config.model = ml_collections.ConfigDict(
-        dict(width=128, num_layers=5, num_heads=2, num_kv_heads=2, head_width=64, ffn_width=384,
+        dict(width=128, num_layers=5, num_heads=2, num_kv_heads=1, head_width=64, ffn_width=384,
              max_positions=512)
     )
-    config.num_steps = 1200
-    config.checkpoint_every = 100
-    config.rows_per_step = 64
+    config.num_steps = 2000
+    config.checkpoint_every = 200
+    config.save_dtype = 'bfloat16'  # of the policy folder
+    config.rows_per_step = 32
     config.row_tokens = 208
     config.microbatch_rows = 8
     # Rates at which the demonstrated searches go wrong, see mrt_jax/tasks/search_traces.py.
     config.unsteadiness = ml_collections.ConfigDict(
         dict(solve=0.15, repeat=0.15, stop=0.08, go_on=0.6, cut=0.1, guess=0.2, max_attempts=8,
-             max_value=99)
+             max_value=50)
     )
     config.optimizer = ml_collections.ConfigDict(
-        dict(learning_rate=4e-3, schedule='cosine', warmup_steps=100, weight_decay=0.05,
+        dict(learning_rate=3e-3, schedule='cosine', warmup_steps=100, weight_decay=0.05,
              b1=0.9, b2=0.98, clip_norm=1.0)
     )
     return config

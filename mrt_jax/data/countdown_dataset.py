@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from mrt_jax.data.countdown_puzzles import CountdownSpec, Puzzle, draw_puzzles
@@ -31,8 +32,8 @@ class Countdown(tfds.core.GeneratorBasedBuilder):
             description=f'Countdown puzzles drawn by {self._spec}.',
             features=tfds.features.FeaturesDict(
                 {
-                    'numbers': tfds.features.Sequence(tfds.features.Scalar('int32')),
-                    'target': tfds.features.Scalar('int32'),
+                    'numbers': tfds.features.Sequence(tfds.features.Scalar(np.int32)),
+                    'target': tfds.features.Scalar(np.int32),
                     'key': tfds.features.Text(),
                 }
             ),

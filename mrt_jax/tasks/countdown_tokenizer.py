@@ -4,7 +4,10 @@ Byte-level, so that every text has an encoding and decoding gives it back exactl
 words and the numbers up to `LARGEST_NUMBER` are one token each.
 """
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
+from mrt_jax.policies.tokenizers import JsonTokenizer
 
 PAD, END, USER, ASSISTANT = '<|pad|>', '<|end|>', '<|user|>', '<|assistant|>'
 THINK, THINK_END = '<think>', '</think>'
@@ -18,7 +21,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def countdown_tokenizer() -> Tokenizer:
+def countdown_tokenizer() -> JsonTokenizer:
     """Builds the tokeniser; the same one every time."""
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     specials = [PAD, END, USER, ASSISTANT, THINK, THINK_END]
@@ -27,11 +30,11 @@ def countdown_tokenizer() -> Tokenizer:
     numbers = [str(number) for number in range(10, LARGEST_NUMBER + 1)]
     vocabulary = {piece: i for i, piece in enumerate([*specials, *alphabet, *words, *numbers])}
     # `ignore_merges` takes a word that the vocabulary holds whole; other words fall to bytes.
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+    backend = Backend(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     pieces = '|'.join([*WORDS, r'\d+', r'[\s\S]'])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(pieces), behavior='isolated'), byte_level]
     )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in specials])
-    return tokenizer
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in specials])
+    return JsonTokenizer(backend, {'eos_token': END, 'pad_token': PAD})

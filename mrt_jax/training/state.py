@@ -31,8 +31,10 @@ class TrainState:
 
 def new_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """State before the first update."""
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(params, optimizer.init(params), zero, zero)
+    # Two zeros: a buffer cannot be donated twice.
+    return TrainState(
+        params, optimizer.init(params), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+    )
 
 
 def state_shardings(

@@ -1,0 +1,100 @@
+"""The loop that every kind of training shares: resume, step, log, save, stop."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from mrt_jax.errors import NonFiniteError
+from mrt_jax.training.checkpoints import CheckpointStore
+from mrt_jax.training.metrics import MetricsWriter
+from mrt_jax.training.preemption import catch_sigterm
+from mrt_jax.training.progress_line import ProgressLine
+from mrt_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """One kind of training, as the loop sees it.
+
+    Attributes:
+        begin: makes the state of step 0.
+        target: shapes and shardings of the state, for a restore.
+        step: runs one step, (state, step) -> (state, metrics); clocks in keys that end in
+            `_seconds`. Everything random in it follows from the step.
+        position: JSON object of what a step reads besides the state: data position, totals.
+        restore_position: goes back to such a position.
+        shown: metrics on the progress line.
+    """
+
+    begin: Callable[[], TrainState]
+    target: TrainState
+    step: Callable[[TrainState, int], tuple[TrainState, dict[str, Any]]]
+    position: Callable[[], dict[str, Any]]
+    restore_position: Callable[[dict[str, Any]], None]
+    shown: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """When the loop saves and stops.
+
+    Attributes:
+        num_steps: steps of the whole run.
+        checkpoint_every: steps between checkpoints; the last step is saved in any case.
+        keep_checkpoints: newest ones that are kept.
+        max_skipped_in_a_row: non-finite updates in a row that end the run.
+    """
+
+    num_steps: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    max_skipped_in_a_row: int
+
+
+def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState | None:
+    """Trains to the last step, from the newest checkpoint in the workdir if there is one.
+
+    Returns:
+        The state after the last step; None if SIGTERM asked to stop before, after saving.
+
+    Raises:
+        NonFiniteError: too many non-finite updates in a row; the last checkpoint is kept.
+    """
+    store = CheckpointStore(
+        workdir / 'checkpoints', keep=config.keep_checkpoints, every=config.checkpoint_every
+    )
+    restored = store.restore_latest(trainer.target)
+    if restored is None:
+        done, state = 0, trainer.begin()
+    else:
+        done, state = restored.step, restored.state
+        trainer.restore_position(restored.meta)
+        logging.info('going on from step %d of %s', done, workdir)
+    saved = done
+    with (
+        MetricsWriter(workdir, done if restored else None) as writer,
+        contextlib.closing(ProgressLine(config.num_steps, shown=trainer.shown)) as line,
+        catch_sigterm() as stop,
+    ):
+        while done < config.num_steps and not stop.asked:
+            started = time.monotonic()
+            state, metrics = trainer.step(state, done)
+            done += 1
+            metrics['step_seconds'] = time.monotonic() - started
+            line.show(done, writer.write(done, metrics))
+            # A state with a skipped update still holds the last good parameters.
+            if int(state.skipped_in_a_row) >= config.max_skipped_in_a_row:
+                raise NonFiniteError(
+                    f'{config.max_skipped_in_a_row} updates in a row had a loss or gradient that '
+                    f'is not finite, the last at step {done}; the checkpoint of step {saved} in '
+                    f'{workdir} is good: lower optimizer.learning_rate and go on from it'
+                )
+            if store.due(done) or done == config.num_steps or stop.asked:
+                store.save(done, state, trainer.position())
+                saved = done
+    return state if done >= config.num_steps else None
