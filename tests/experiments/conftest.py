@@ -7,15 +7,13 @@ import pytest
 from mrt_jax.policies.chat import ChatTemplate
 from mrt_jax.policies.policy import Policy
 from mrt_jax.policies.save import save_policy
-from mrt_jax.policies.tokenizers import JsonTokenizer
 from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, countdown_tokenizer
 from tests.tiny import tiny_model
 
 
 @pytest.fixture(scope='session')
 def policy() -> Policy:
-    settings = {'eos_token': '<|end|>', 'pad_token': '<|pad|>'}
-    tokenizer = JsonTokenizer(countdown_tokenizer(), settings)
+    tokenizer = countdown_tokenizer()
     model, params = tiny_model(vocab_size=tokenizer.vocab_size)
     # Larger parameters than fresh ones, so that the policy prefers some tokens to others, and
     # ends of a response that an untrained policy finds now and then.

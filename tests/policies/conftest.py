@@ -10,7 +10,6 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from mrt_jax.policies.chat import ChatTemplate
 from mrt_jax.policies.policy import Policy
-from mrt_jax.policies.tokenizers import JsonTokenizer
 from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, countdown_tokenizer
 from tests.tiny import tiny_model
 
@@ -84,8 +83,7 @@ def sentencepiece_model() -> bytes:
 @pytest.fixture(scope='session')
 def policy() -> Policy:
     """A tiny untrained policy with a tokeniser; its network has a few ids more than that."""
-    settings = {'eos_token': '<|end|>', 'pad_token': '<|pad|>'}
-    tokenizer = JsonTokenizer(countdown_tokenizer(), settings)
+    tokenizer = countdown_tokenizer()
     model, params = tiny_model(vocab_size=tokenizer.vocab_size + 6, tie_embeddings=False)
     return Policy(
         config=model.config,

@@ -49,7 +49,7 @@ def test_renders_like_transformers(name, opens_turn):
     transformers = pytest.importorskip('transformers')
     special = {'bos_token': '<|user|>', 'eos_token': '<|end|>'}
     reference = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=countdown_tokenizer(), chat_template=TEMPLATES[name], **special
+        tokenizer_object=countdown_tokenizer().backend, chat_template=TEMPLATES[name], **special
     )
     expected = reference.apply_chat_template(
         MESSAGES, tokenize=False, add_generation_prompt=opens_turn

@@ -24,7 +24,7 @@ TEXTS = [
 @pytest.fixture(scope='module')
 def tokenizer(request, byte_level, metaspace, sentencepiece_model, tmp_path_factory):
     if request.param == 'countdown':
-        return JsonTokenizer(countdown_tokenizer())
+        return countdown_tokenizer()
     if request.param == 'byte_level':
         return JsonTokenizer(byte_level, SPECIALS)
     if request.param == 'metaspace':
@@ -92,7 +92,7 @@ def test_stand_ins_are_those_of_the_byte_level_alphabet():
 
 
 def test_saved_truncation_and_padding_do_not_apply():
-    backend = countdown_tokenizer()
+    backend = countdown_tokenizer().backend
     backend.enable_truncation(3)
     backend.enable_padding(length=16)
     assert len(JsonTokenizer(backend).encode('12+34=46, 46*2=92')) > 3
@@ -113,7 +113,7 @@ def test_words_with_a_fusing_decoder_are_not():
 
 
 def test_context_dependent_decoder_is_refused():
-    backend = countdown_tokenizer()
+    backend = countdown_tokenizer().backend
     backend.decoder = decoders.WordPiece()
     with pytest.raises(InputError, match='somewhere: decoder .*WordPiece.* not supported'):
         JsonTokenizer(backend, source='somewhere')
