@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mrt_jax.errors import InputError
@@ -97,7 +98,7 @@ def evaluate_policy(
                 reader,
                 jax.device_put(batch, by_row),
                 answers,
-                fold_in_each(keys_B, np.full(rows, ROLLOUT_DRAWS)),
+                fold_in_each(keys_B, jnp.full(rows, ROLLOUT_DRAWS)),
                 budget=budget,
                 sampling=sampling,
                 max_boundaries=max_boundaries,
@@ -110,7 +111,7 @@ def evaluate_policy(
                 reader,
                 experience,
                 answers,
-                fold_in_each(keys_B, np.full(rows, PROVER_DRAWS)),
+                fold_in_each(keys_B, jnp.full(rows, PROVER_DRAWS)),
                 branches=branches,
                 max_answer_tokens=budget.max_answer_tokens,
                 sampling=sampling,
@@ -181,7 +182,7 @@ def _boundary_columns(experience: Experience) -> int:
 def _trim(experience: Experience, width: int) -> Experience:
     """Leaves out boundary columns that no trace has: the meta-prover's rows grow with them."""
     episodes = experience.episodes
-    trimmed = episodes.replace(boundaries_BE=episodes.boundaries_BE[:, :width])
+    trimmed = dataclasses.replace(episodes, boundaries_BE=episodes.boundaries_BE[:, :width])
     return dataclasses.replace(experience, episodes=trimmed)
 
 

@@ -153,7 +153,7 @@ def _further_statistics(
     mean = _problem_means(groups)
     samples = _samples_each(groups)
     right_N = [sum(record.correct for record in traces) for traces in groups.values()]
-    statistics = {
+    statistics: dict[tuple[str, ...], Statistic] = {
         ('episodes',): mean([len(record.episodes) for record in records]),
         ('progress',): mean([record.success[-1] - record.success[0] for record in records]),
         ('forced',): mean([record.forced for record in records]),
