@@ -45,7 +45,8 @@ class SentencePieceTokenizer(Tokenizer):
         self._model = model
         self._continue = sentencepiece.SentencePieceProcessor(model_proto=model + _NO_FIRST_SPACE)
         self._adds_space = self._processor.encode('a') != self._continue.encode('a')
-        self.settings = {**self._own_settings(), **(settings or {})}
+        # Said outright, because transformers has changed its mind about `add_bos_token`.
+        self.settings = {'add_bos_token': True, **self._own_settings(), **(settings or {})}
         self._added = {
             int(i): entry['content']
             for i, entry in self.settings.get('added_tokens_decoder', {}).items()
@@ -98,7 +99,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode_document(self, text: str) -> list[int]:
         ids = self.encode(text)
-        bos_id = self.bos_id if self.settings.get('add_bos_token', True) else None
+        bos_id = self.bos_id if self.settings['add_bos_token'] else None
         return ids if bos_id in (None, *ids[:1]) else [bos_id, *ids]
 
     def save_vocabulary(self, folder: Path) -> None:
