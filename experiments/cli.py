@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mrt_jax.models.transformer import Transformer
     from mrt_jax.policies.policy import Policy
 
+flags.disclaim_key_flags()  # Flags defined here count as the command's own in its --help.
+
 INPUT_AT_FAULT, NON_FINITE = 2, 3
 MESH_HELP = (
     "Devices along the mesh axes, such as 'data=2,fsdp=1,tensor=4'; axes left out are 1, and one "

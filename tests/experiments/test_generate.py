@@ -178,6 +178,10 @@ def test_command_line(policy_folder, generated, tmp_path):
     rows = [line.fields for line in read_lines(tmp_path / 'out.jsonl')]
     tokens = [[c['tokens'] for c in all_completions(rows)] for rows in (rows, generated[:1])]
     assert tokens[0] == tokens[1]
+    shown = subprocess.run([*command, '--help'], capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0
+    for flag in ('policy', 'mesh', 'dtype', 'prompts', 'stop_strings'):
+        assert f'  --{flag}: ' in shown.stdout
     for flag, said in [
         ('--top_p=0', 'sampling flags: top_p must lie in (0, 1], got 0.0'),
         ('--mesh=tensor=50', 'mesh tensor=50: needs 50 devices'),
