@@ -25,6 +25,11 @@ REMAT_POLICIES = {
 NewKV = tuple[jax.Array, jax.Array]
 
 
+def _by_row(x_XTD: jax.Array) -> jax.Array:
+    """Pins activations to the mesh within `sharding.rules.use_mesh`; elsewhere the identity."""
+    return nn.with_logical_constraint(x_XTD, ('rows', 'tokens', None))
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * scale over the last axis, in float32."""
 
@@ -41,7 +46,9 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Module):
-    """Contracts the last axes of x with a kernel that names its logical axes.
+    """Multiplies rows by a kernel, which keeps its axes apart for sharding by name.
+
+    Two flat matrices are the shape that every backend multiplies, and differentiates, best.
 
     Attributes:
         in_shape, out_shape: axes contracted and produced.
@@ -58,6 +65,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, all inputs] to [N, all outputs]."""
         inputs = len(self.in_shape)
         initializer = nn.initializers.variance_scaling(
             self.scale**2, 'fan_in', 'normal', in_axis=tuple(range(inputs)),
@@ -67,11 +75,11 @@ class Linear(nn.Module):
             'kernel', nn.with_logical_partitioning(initializer, self.axes),
             (*self.in_shape, *self.out_shape), jnp.float32,
         )
-        contracted = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
-        y = jax.lax.dot_general(x, kernel.astype(x.dtype), (contracted, ((), ())))
+        y = x @ kernel.reshape(x.shape[-1], -1).astype(x.dtype)
         if self.bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[inputs:])
-            y += self.param('bias', zeros, self.out_shape, jnp.float32).astype(y.dtype)
+            bias = self.param('bias', zeros, self.out_shape, jnp.float32)
+            y += bias.reshape(-1).astype(y.dtype)
         return y
 
 
@@ -89,38 +97,41 @@ class Block(nn.Module):
         context_kv: tuple[NewKV, ...],
     ) -> tuple[jax.Array, NewKV]:
         c = self.config
-        h = RMSNorm(c.norm_eps, 'embed', name='attention_norm')(x_XTD)
-        width, heads, kv_heads = (c.width,), (c.num_heads, c.head_width), (
-            c.num_kv_heads, c.head_width)
-        q = Linear(width, heads, ('embed', 'heads', 'head'), c.attention_bias, name='query')(h)
-        kv_axes = ('embed', 'kv_heads', 'head')
-        k = Linear(width, kv_heads, kv_axes, c.attention_bias, name='key')(h)
-        v = Linear(width, kv_heads, kv_axes, c.attention_bias, name='value')(h)
+        rows, length, _ = x_XTD.shape
+        width, ffn = (c.width,), (c.ffn_width,)
+        heads, kv_heads = (c.num_heads, c.head_width), (c.num_kv_heads, c.head_width)
+        # Both writes to the residual stream start smaller the more layers there are.
+        depth_scale = (2 * c.num_layers) ** -0.5
+        x_ND = x_XTD.reshape(-1, c.width)
+
+        h_ND = RMSNorm(c.norm_eps, 'embed', name='attention_norm')(x_ND)
+        q_axes, kv_axes = ('embed', 'heads', 'head'), ('embed', 'kv_heads', 'head')
+        q = Linear(width, heads, q_axes, c.attention_bias, name='query')(h_ND)
+        k = Linear(width, kv_heads, kv_axes, c.attention_bias, name='key')(h_ND)
+        v = Linear(width, kv_heads, kv_axes, c.attention_bias, name='value')(h_ND)
+        q_XTHC, k_XTKC, v_XTKC = (y.reshape(rows, length, -1, c.head_width) for y in (q, k, v))
         if c.qk_norm:
-            q = RMSNorm(c.norm_eps, 'head', name='query_norm')(q)
-            k = RMSNorm(c.norm_eps, 'head', name='key_norm')(k)
-        q_XHTC, k_XKTC, v_XKTC = (y.swapaxes(1, 2) for y in (q, k, v))
+            q_XTHC = RMSNorm(c.norm_eps, 'head', name='query_norm')(q_XTHC)
+            k_XTKC = RMSNorm(c.norm_eps, 'head', name='key_norm')(k_XTKC)
+        q_XHTC, k_XKTC, v_XKTC = (y.swapaxes(1, 2) for y in (q_XTHC, k_XTKC, v_XTKC))
         q_XHTC, k_XKTC = rotate(q_XHTC, *rotation_XT), rotate(k_XKTC, *rotation_XT)
         pairs = (*context_kv, (k_XKTC.swapaxes(2, 3), v_XKTC))
         sources = [
             Source(keys, values, seen)
             for (keys, values), seen in zip(pairs, visible_parts, strict=True)
         ]
-        mixed_XTHC = attend(q_XHTC, sources).swapaxes(1, 2)
-        # Both writes to the residual stream start smaller the more layers there are.
-        depth_scale = (2 * c.num_layers) ** -0.5
-        x_XTD += Linear(
+        mixed_ND = attend(q_XHTC, sources).swapaxes(1, 2).reshape(x_ND.shape[0], -1)
+        x_ND += Linear(
             heads, width, ('heads', 'head', 'embed'), c.output_bias, depth_scale, name='output'
-        )(mixed_XTHC)
+        )(mixed_ND)
 
-        h = RMSNorm(c.norm_eps, 'embed', name='mlp_norm')(x_XTD)
-        ffn = (c.ffn_width,)
-        gate = Linear(width, ffn, ('embed', 'mlp'), c.mlp_bias, name='gate')(h)
-        up = Linear(width, ffn, ('embed', 'mlp'), c.mlp_bias, name='up')(h)
-        x_XTD += Linear(ffn, width, ('mlp', 'embed'), c.mlp_bias, depth_scale, name='down')(
-            nn.silu(gate) * up
+        h_ND = RMSNorm(c.norm_eps, 'embed', name='mlp_norm')(x_ND)
+        gate_NF = Linear(width, ffn, ('embed', 'mlp'), c.mlp_bias, name='gate')(h_ND)
+        up_NF = Linear(width, ffn, ('embed', 'mlp'), c.mlp_bias, name='up')(h_ND)
+        x_ND += Linear(ffn, width, ('mlp', 'embed'), c.mlp_bias, depth_scale, name='down')(
+            nn.silu(gate_NF) * up_NF
         )
-        return x_XTD, (k_XKTC, v_XKTC)
+        return _by_row(x_ND.reshape(x_XTD.shape)), (k_XKTC, v_XKTC)
 
 
 class Transformer(nn.Module):
@@ -193,10 +204,10 @@ class Transformer(nn.Module):
             length=c.num_layers,
             metadata_params={nn.PARTITION_NAME: 'layers'},
         )(c, name='layers')
-        x_XTD = embedding_VD.astype(self.dtype)[tokens_XT]
-        x_XTD, new_kv = layers(
-            x_XTD, rotation(c, positions_XT), (*seen, own_XTT), context_kv
-        )
+        # Gathering rows of a table split by width would make the compiler split x by width too.
+        table_VD = nn.with_logical_constraint(embedding_VD.astype(self.dtype), ('vocab', None))
+        x_XTD = _by_row(table_VD[tokens_XT])
+        x_XTD, new_kv = layers(x_XTD, rotation(c, positions_XT), (*seen, own_XTT), context_kv)
         return RMSNorm(c.norm_eps, 'embed', name='final_norm')(x_XTD), new_kv
 
 
@@ -205,14 +216,20 @@ def unembedding(params: Any, config: ModelConfig) -> jax.Array:
     return params['embedding'].T if config.tie_embeddings else params['unembedding']
 
 
-def _boxed(model: Transformer, key: jax.Array) -> Any:
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    return model.init(key, tokens, tokens)['params']
+def init_params(model: Transformer, key: jax.Array, shardings: Any = None) -> Any:
+    """Fresh parameters, a tree of float32 arrays.
 
+    Kernels are normal with variance 1 / (fan in), smaller by 2 L for those that write to the
+    residual stream; the embedding is normal with standard deviation 0.02.
 
-def init_params(model: Transformer, key: jax.Array) -> Any:
-    """Fresh parameters, a tree of float32 arrays; trace it under jit with shardings to place it."""
-    return nn.meta.unbox(_boxed(model, key))
+    Args:
+        model: the network.
+        key: typed PRNG key; the values depend on it only, not on the shardings.
+        shardings: where to make each, see `sharding.rules.param_shardings`; None: on one device.
+    """
+    if shardings is None:
+        return _fresh(model, key)
+    return jax.jit(lambda key: _fresh(model, key), out_shardings=shardings)(key)
 
 
 def logical_axes(model: Transformer) -> Any:
@@ -225,4 +242,13 @@ def logical_axes(model: Transformer) -> Any:
 
 def abstract_params(model: Transformer) -> Any:
     """Shapes and dtypes of the parameters, without making them."""
-    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    return jax.eval_shape(lambda: _fresh(model, jax.random.key(0)))
+
+
+def _boxed(model: Transformer, key: jax.Array) -> Any:
+    tokens_XT = jnp.zeros((1, 1), jnp.int32)
+    return model.init(key, tokens_XT, tokens_XT)['params']
+
+
+def _fresh(model: Transformer, key: jax.Array) -> Any:
+    return nn.meta.unbox(_boxed(model, key))
