@@ -59,6 +59,7 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.objective = 'rl'
     config.policy = 'experiments/policies/countdown'
     config.num_steps = 40
+    config.num_sampled_tokens = 0  # goes on past num_steps until as many are sampled
     config.evaluate_every = 0  # steps between evaluations on the validation split; 0: never
 
     # Rollouts.

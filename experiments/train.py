@@ -35,6 +35,10 @@ def main(argv: Sequence[str]) -> None:
         from mrt_jax.training.supervised import train_supervised
 
         train_supervised(config, workdir)
+    elif config.objective == 'rl':
+        from mrt_jax.training.reinforcement import train_policy
+
+        train_policy(config, workdir)
     else:
         raise InputError(f'objective={config.objective!r} is unknown; known: sft, rl, compare')
 

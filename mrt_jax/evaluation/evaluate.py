@@ -10,7 +10,7 @@ import numpy as np
 
 from mrt_jax.errors import InputError
 from mrt_jax.evaluation.traces import TraceRecord, anytime_tokens
-from mrt_jax.methods.experience import Experience, Proof, Reader, explore, make_reader, prove
+from mrt_jax.methods.experience import Experience, Proof, Reader, explore, prove, reader_of
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.policy import Policy
 from mrt_jax.sampling.phases import Budget
@@ -120,20 +120,6 @@ def evaluate_policy(
         if on_batch is not None:
             on_batch(len(records), len(todo))
     return records
-
-
-def reader_of(policy: Policy, task: Task) -> Reader:
-    """The task as the policy reads it.
-
-    Raises:
-        InputError: the policy has no tokenizer or no chat template.
-    """
-    if policy.tokenizer is None or policy.chat is None:
-        missing = 'tokenizer' if policy.tokenizer is None else 'chat template'
-        raise InputError(f'the policy has no {missing}, which the task {task.name} needs')
-    return make_reader(
-        task, policy.tokenizer, policy.chat, policy.eos_ids, policy.config.vocab_size
-    )
 
 
 def full_budget(

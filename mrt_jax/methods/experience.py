@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mrt_jax.errors import InputError
 from mrt_jax.kernels.episodes import Episodes, TokenBytes, find_marker, segment
 from mrt_jax.kernels.matcher import build_matcher
 from mrt_jax.kernels.progress import Success, success_rate
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.chat import ChatTemplate
+from mrt_jax.policies.policy import Policy
 from mrt_jax.policies.tokenizers import Tokenizer
 from mrt_jax.sampling.fork import Branches, Termination, prove_branches
 from mrt_jax.sampling.phases import Budget, Terminals
@@ -74,6 +76,20 @@ def make_reader(
         terminals=terminals,
         token_bytes=TokenBytes.build(tokenizer.token_bytes),
         conclusion_tokens=tuple(tokenizer.encode(task.conclusion)),
+    )
+
+
+def reader_of(policy: Policy, task: Task) -> Reader:
+    """The task as a policy reads it.
+
+    Raises:
+        InputError: the policy has no tokenizer or no chat template.
+    """
+    if policy.tokenizer is None or policy.chat is None:
+        missing = 'tokenizer' if policy.tokenizer is None else 'chat template'
+        raise InputError(f'the policy has no {missing}, which the task {task.name} needs')
+    return make_reader(
+        task, policy.tokenizer, policy.chat, policy.eos_ids, policy.config.vocab_size
     )
 
 
@@ -231,6 +247,18 @@ def _judge_branches(
                 known[answer] = reader.judge([*prefix, *answer], answers[row]).correct
             correct_BEM[row, column, branch] = known[answer]
     return correct_BEM
+
+
+def spent_tokens(reader: Reader, experience: Experience, proof: Proof) -> np.ndarray:
+    """Tokens spent by an answer at each boundary, float64[B, E] (MRT section 6.2).
+
+    Prompt, prefix, termination text and mean answer; an answer given later cannot have cost less
+    than an earlier one, so a boundary costs at least as much as the one before.
+    """
+    lengths_B1 = np.asarray(experience.rollout.prompt_lengths_B, np.float64)[:, None]
+    text_BE = np.asarray(_terminations(reader, experience).lengths_BE)
+    spent_BE = lengths_B1 + experience.episodes.boundaries_BE + text_BE + proof.answer_tokens_BE
+    return np.maximum.accumulate(spent_BE, axis=1)
 
 
 def group_prompts(

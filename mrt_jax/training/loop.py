@@ -23,6 +23,7 @@ class Trainer:
 
     Attributes:
         begin: makes the state of step 0.
+        goes_on: whether a run that has done this many steps needs another.
         target: shapes and shardings of the state, for a restore.
         step: runs one step, (state, step) -> (state, metrics); clocks in keys that end in
             `_seconds`. Everything random in it follows from the step.
@@ -32,6 +33,7 @@ class Trainer:
     """
 
     begin: Callable[[], TrainState]
+    goes_on: Callable[[int], bool]
     target: TrainState
     step: Callable[[TrainState, int], tuple[TrainState, dict[str, Any]]]
     position: Callable[[], dict[str, Any]]
@@ -44,7 +46,7 @@ class LoopConfig:
     """When the loop saves and stops.
 
     Attributes:
-        num_steps: steps of the whole run.
+        num_steps: steps of the whole run, for the progress line.
         checkpoint_every: steps between checkpoints; the last step is saved in any case.
         keep_checkpoints: newest ones that are kept.
         max_skipped_in_a_row: non-finite updates in a row that end the run.
@@ -81,7 +83,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
         contextlib.closing(ProgressLine(config.num_steps, shown=trainer.shown)) as line,
         catch_sigterm() as stop,
     ):
-        while done < config.num_steps and not stop.asked:
+        while trainer.goes_on(done) and not stop.asked:
             started = time.monotonic()
             state, metrics = trainer.step(state, done)
             done += 1
@@ -94,7 +96,9 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
                     f'is not finite, the last at step {done}; the checkpoint of step {saved} in '
                     f'{workdir} is good: lower optimizer.learning_rate and go on from it'
                 )
-            if store.due(done) or done == config.num_steps or stop.asked:
+            if store.due(done):
                 store.save(done, state, trainer.position())
                 saved = done
-    return state if done >= config.num_steps else None
+        if saved != done:
+            store.save(done, state, trainer.position())
+    return None if trainer.goes_on(done) else state

@@ -116,6 +116,7 @@ def train_supervised(config: ml_collections.ConfigDict, workdir: Path) -> bool:
 
     trainer = Trainer(
         begin=begin,
+        goes_on=lambda done: done < config.num_steps,
         target=abstract_state(model, optimizer, mesh),
         step=step,
         position=lambda: {'seed': config.seed},

@@ -1,0 +1,326 @@
+"""Reinforcement learning: rollouts, episodes, meta-prover, credit, update."""
+
+import dataclasses
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from mrt_jax.data.iterator import ProblemIterator
+from mrt_jax.errors import InputError
+from mrt_jax.kernels.regret import normalized_regret
+from mrt_jax.kernels.surrogate import token_weights
+from mrt_jax.methods.credit import CreditConfig, assign_credit
+from mrt_jax.methods.experience import (
+    Experience,
+    Proof,
+    explore,
+    group_prompts,
+    prove,
+    reader_of,
+    spent_tokens,
+)
+from mrt_jax.models.transformer import Transformer
+from mrt_jax.policies.load import load_policy
+from mrt_jax.policies.policy import Policy
+from mrt_jax.policies.save import save_policy
+from mrt_jax.sampling.phases import Budget
+from mrt_jax.sampling.processors import SamplingConfig
+from mrt_jax.sampling.row_keys import split_by_row
+from mrt_jax.sampling.sampler import response_slots
+from mrt_jax.sharding.mesh import make_mesh, validate_mesh
+from mrt_jax.sharding.rules import batch_sharding, use_mesh
+from mrt_jax.tasks.task import Problem, get_task
+from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
+from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
+from mrt_jax.training.state import TrainState, abstract_state, new_state, state_shardings
+from mrt_jax.training.update import (
+    ObjectiveConfig,
+    UpdateBatch,
+    join_response,
+    make_scorer,
+    make_update,
+    policy_loss,
+)
+
+# Purposes that a step draws random numbers for.
+_ROLLOUT, _PROVER = range(2)
+
+give_credit = jax.jit(assign_credit, static_argnames='config')
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """Everything that a run of reinforcement learning fixes before its first step."""
+
+    config: ml_collections.FrozenConfigDict
+    policy: Policy
+    model: Transformer
+    mesh: jax.sharding.Mesh
+    reader: Any
+    budget: Budget
+    sampling: SamplingConfig
+    credit: CreditConfig
+    objective: ObjectiveConfig
+    problems: Any
+    validation: tuple[Problem, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rollouts of a step."""
+        return self.config.prompts_per_step * self.config.group_size
+
+    @property
+    def full_budget(self) -> int:
+        """Most tokens that a trace can have, prompt included."""
+        response = response_slots(self.budget, self.reader.terminals)
+        return self.config.max_prompt_tokens + response
+
+
+def prepare(config: ml_collections.ConfigDict) -> Setup:
+    """Reads the policy and the data, and checks the config against them; compiles nothing.
+
+    Raises:
+        InputError: what is wrong with the config, the policy folder or the mesh.
+    """
+    task = get_task(config.task)
+    mesh = make_mesh(**config.mesh)
+    credit = CreditConfig(
+        config.credit, config.alpha, config.reward_scale, config.length_penalty,
+        config.length_penalty_weight, config.group_size,
+    )
+    objective = ObjectiveConfig(
+        config.clip_low, config.clip_high, config.kl_coef, config.entropy_coef, config.aggregation
+    )
+    for name in ('prompts_per_step', 'branches', 'max_boundaries', 'updates_per_step',
+                 'max_thinking_tokens', 'max_answer_tokens'):
+        if config[name] < 1:
+            raise InputError(f'{name}={config[name]} must be at least 1')
+    try:
+        sampling = SamplingConfig(**config.sampling)
+    except ValueError as error:
+        raise InputError(f'sampling: {error}') from error
+    policy = load_policy(config.policy, mesh)
+    model = Transformer(policy.config, config.compute_dtype, config.remat)
+    budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
+    validate_mesh(mesh, policy.config, rows=config.prompts_per_step * config.group_size)
+    setup = Setup(
+        config=ml_collections.FrozenConfigDict(config),
+        policy=policy,
+        model=model,
+        mesh=mesh,
+        reader=reader_of(policy, task),
+        budget=budget,
+        sampling=sampling,
+        credit=credit,
+        objective=objective,
+        problems=task.problems('train'),
+        validation=tuple(task.problems('validation')[: config.prompts_per_step]),
+    )
+    needed, context = setup.full_budget, policy.config.max_positions
+    if needed > context:
+        raise InputError(
+            f'max_prompt_tokens={config.max_prompt_tokens}, '
+            f'max_thinking_tokens={config.max_thinking_tokens}, the termination text and '
+            f'max_answer_tokens={config.max_answer_tokens} make {needed} tokens, but the context '
+            f'of {config.policy} is {context}; lower max_thinking_tokens'
+        )
+    return setup
+
+
+def train_policy(config: ml_collections.ConfigDict, workdir: Path) -> bool:
+    """Trains the policy that a config names and writes it to `workdir/policy`.
+
+    Returns:
+        Whether the last step was reached; else SIGTERM has stopped the run, which can go on.
+
+    Raises:
+        InputError: see `prepare`.
+        NonFiniteError: see `run_loop`.
+    """
+    setup = prepare(config)
+    optimizer = make_optimizer(
+        OptimizerConfig(**config.optimizer), config.num_steps * config.updates_per_step
+    )
+    shape = {'rows': setup.rows, 'microbatch_rows': config.microbatch_rows}
+    update = make_update(
+        setup.model, optimizer, policy_loss(setup.objective), setup.mesh, **shape
+    )
+    reference = None
+    if config.kl_coef:
+        scorer = make_scorer(setup.model, setup.mesh, **shape)
+        reference = functools.partial(scorer, setup.policy.params)
+    batches = ProblemIterator(setup.problems, config.prompts_per_step, config.seed)
+    totals = {'sampled_tokens_total': 0}
+
+    def begin() -> TrainState:
+        # A copy, since the update takes the state's buffers and the reference keeps its own.
+        start = lambda params: new_state(jax.tree.map(jnp.copy, params), optimizer)  # noqa: E731
+        shardings = state_shardings(setup.model, optimizer, setup.mesh)
+        return jax.jit(start, out_shardings=shardings)(setup.policy.params)
+
+    def step(state: TrainState, number: int) -> tuple[TrainState, dict[str, Any]]:
+        started = time.monotonic()
+        key = jax.random.fold_in(jax.random.key(config.seed), number)
+        experience, answers = roll_out(setup, state.params, next(batches), key)
+        rolled = time.monotonic()
+        proof = None
+        if config.credit != 'none':
+            proof = ask_prover(setup, state.params, experience, answers, key)
+        proved = time.monotonic()
+        batch, metrics = make_batch(setup, experience, proof, reference)
+        for _ in range(config.updates_per_step):
+            state, update_metrics = update(state, batch)
+        metrics = jax.device_get(metrics | update_metrics)
+        ended = time.monotonic()
+        sampled = metrics['sampled_tokens'] + metrics.get('prover_tokens', 0)
+        totals['sampled_tokens_total'] += int(sampled)
+        clocks = {
+            'rollout_seconds': rolled - started,
+            'prover_seconds': proved - rolled,
+            'update_seconds': ended - proved,
+            'tokens_per_second': sampled / (ended - started),
+        }
+        if config.evaluate_every and (number + 1) % config.evaluate_every == 0:
+            metrics |= validate(setup, state.params)
+        return state, {**metrics, **totals, **clocks}
+
+    def goes_on(done: int) -> bool:
+        return (
+            done < config.num_steps
+            or totals['sampled_tokens_total'] < config.num_sampled_tokens
+        )
+
+    def position() -> dict[str, Any]:
+        return {'seed': config.seed, 'data': batches.state(), 'totals': dict(totals)}
+
+    def restore_position(meta: dict[str, Any]) -> None:
+        batches.restore(meta['data'])
+        totals.update(meta['totals'])
+
+    trainer = Trainer(
+        begin=begin,
+        goes_on=goes_on,
+        target=abstract_state(setup.model, optimizer, setup.mesh),
+        step=step,
+        position=position,
+        restore_position=restore_position,
+        shown=('reward', 'regret', 'progress', 'response_tokens', 'entropy', 'tokens_per_second'),
+    )
+    loop = LoopConfig(
+        config.num_steps, config.checkpoint_every, config.keep_checkpoints,
+        config.max_skipped_in_a_row,
+    )
+    with use_mesh(setup.mesh):
+        state = run_loop(trainer, loop, workdir)
+    if state is None:
+        return False
+    save_policy(workdir / 'policy', dataclasses.replace(setup.policy, params=state.params))
+    return True
+
+
+def roll_out(
+    setup: Setup, params: Any, problems: list[Problem], key: jax.Array
+) -> tuple[Experience, list[Any]]:
+    """Samples, segments and judges a group of traces for each problem."""
+    config = setup.config
+    prompts, answers = group_prompts(
+        setup.reader, problems, group_size=config.group_size, slots=config.max_prompt_tokens,
+        rows=setup.rows,
+    )
+    by_row = batch_sharding(setup.mesh)
+    experience = explore(
+        setup.model, params, setup.reader, jax.device_put(prompts, by_row), answers,
+        jax.device_put(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
+        budget=setup.budget, sampling=setup.sampling, max_boundaries=config.max_boundaries,
+    )
+    return experience, answers
+
+
+def ask_prover(
+    setup: Setup, params: Any, experience: Experience, answers: list[Any], key: jax.Array
+) -> Proof:
+    """J at every boundary of the step's traces."""
+    by_row = batch_sharding(setup.mesh)
+    return prove(
+        setup.model, params, setup.reader, experience, answers,
+        jax.device_put(split_by_row(jax.random.fold_in(key, _PROVER), setup.rows), by_row),
+        branches=setup.config.branches, max_answer_tokens=setup.config.max_answer_tokens,
+        sampling=setup.sampling,
+    )
+
+
+def make_batch(
+    setup: Setup, experience: Experience, proof: Proof | None, reference: Any
+) -> tuple[UpdateBatch, dict[str, Any]]:
+    """Credit of every token and the sequences to train on, with the step's metrics."""
+    rollout, episodes = experience.rollout, experience.episodes
+    credit = give_credit(
+        setup.credit,
+        experience.rewards_B,
+        rollout.lengths_B,
+        rollout.sampled_BT,
+        episodes.boundaries_BE,
+        episodes.mask_BE,
+        None if proof is None else proof.success.mean_BE,
+    )
+    tokens_BT, positions_BT = join_response(
+        rollout.prompt_tokens_BP, rollout.prompt_lengths_B, rollout.lengths_B, rollout.tokens_BT
+    )
+    behind_prompt = ((0, 0), (setup.config.max_prompt_tokens, 0))
+    batch = UpdateBatch(
+        tokens_BT=tokens_BT,
+        positions_BT=positions_BT,
+        weights_BT=jnp.pad(
+            token_weights(rollout.sampled_BT, setup.objective.aggregation), behind_prompt
+        ),
+        old_logprobs_BT=jnp.pad(rollout.logprobs_BT, behind_prompt),
+        advantages_BT=jnp.pad(credit.advantages_BT, behind_prompt),
+        reference_logprobs_BT=reference(tokens_BT, positions_BT) if reference else None,
+    )
+    return batch, {**credit.metrics, **describe(setup, experience, proof)}
+
+
+def describe(setup: Setup, experience: Experience, proof: Proof | None) -> dict[str, Any]:
+    """Metrics of a step's traces."""
+    rollout, episodes = experience.rollout, experience.episodes
+    metrics: dict[str, Any] = {
+        'response_tokens': np.asarray(rollout.lengths_B).mean(),
+        'episodes': np.asarray(episodes.counts_B).mean(),
+        'forced': np.asarray(rollout.forced_B).mean(),
+        'truncated': 1 - np.asarray(rollout.ended_B).mean(),
+        'no_answer': np.mean([verdict.reason == 'no_answer' for verdict in experience.verdicts]),
+        'sampled_tokens': int(np.asarray(rollout.sampled_BT).sum()),
+    }
+    if proof is not None:
+        metrics['regret'] = _regret(setup, experience, proof)
+        metrics['success_stderr'] = np.asarray(proof.success.stderr_BE)[episodes.mask_BE].mean()
+        metrics['prover_tokens'] = proof.sampled_tokens
+    return metrics
+
+
+def validate(setup: Setup, params: Any) -> dict[str, Any]:
+    """Success and regret on fixed problems of the validation split, with the same keys each time."""
+    key = jax.random.key(0)
+    experience, answers = roll_out(setup, params, list(setup.validation), key)
+    proof = ask_prover(setup, params, experience, answers, key)
+    return {
+        'validation_reward': experience.rewards_B.mean(),
+        'validation_regret': _regret(setup, experience, proof),
+        'validation_response_tokens': np.asarray(experience.rollout.lengths_B).mean(),
+    }
+
+
+def _regret(setup: Setup, experience: Experience, proof: Proof) -> np.floating:
+    """Normalized regret at the full budget, mean over the step's traces."""
+    return normalized_regret(
+        spent_tokens(setup.reader, experience, proof),
+        np.asarray(proof.success.mean_BE, np.float64),
+        experience.episodes.mask_BE,
+        np.array([setup.full_budget]),
+    ).mean()
