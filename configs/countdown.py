@@ -30,9 +30,9 @@ def get_config(variant: str = 'demo') -> ml_collections.ConfigDict:
     if variant in RECIPES:
         return reinforcement(**RECIPES[variant])
     if variant == 'demo':
-        return comparison(arms=('grpo', 'mrt'), seeds=(0,))
+        return comparison(arms=('grpo', 'mrt'), seeds=(0,), equal_tokens=False)
     if variant == 'compare':
-        return comparison(arms=tuple(RECIPES), seeds=(0, 1, 2))
+        return comparison(arms=tuple(RECIPES), seeds=(0, 1, 2), equal_tokens=True)
     if variant == 'sft':
         return warm_start()
     known = ', '.join(['demo', 'compare', *RECIPES, 'sft'])
@@ -65,9 +65,9 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     # Rollouts.
     config.prompts_per_step = 16
     config.group_size = 8  # G, rollouts of each prompt
-    config.max_prompt_tokens = 24
-    config.max_thinking_tokens = 168
-    config.max_answer_tokens = 14
+    config.max_prompt_tokens = 20
+    config.max_thinking_tokens = 120
+    config.max_answer_tokens = 10
     config.sampling = ml_collections.ConfigDict(
         dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
     )
@@ -105,16 +105,20 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
 def _evaluation() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         dict(num_problems=512, num_samples=2, branches=4, max_boundaries=16, batch_rows=128,
-             budgets=(48, 80, 112, 144, 176, 208))
+             budgets=())  # budgets of the regret, tokens; (): eight even ones
     )
 
 
-def comparison(arms: tuple[str, ...], seeds: tuple[int, ...]) -> ml_collections.ConfigDict:
+def comparison(
+    arms: tuple[str, ...], seeds: tuple[int, ...], equal_tokens: bool
+) -> ml_collections.ConfigDict:
     """Trains every arm with every seed and evaluates all of them beside the warm start."""
     config = reinforcement()
     config.objective = 'compare'
     config.arms = ml_collections.ConfigDict({name: dict(RECIPES[name]) for name in arms})
     config.seeds = seeds
+    # Arms that have sampled fewer tokens than another train on to as many, and count twice.
+    config.equal_tokens = equal_tokens
     return config
 
 
@@ -127,16 +131,16 @@ def warm_start() -> ml_collections.ConfigDict:
         dict(width=128, num_layers=5, num_heads=2, num_kv_heads=1, head_width=64, ffn_width=384,
              max_positions=512)
     )
-    config.num_steps = 2000
-    config.checkpoint_every = 200
+    config.num_steps = 1500
+    config.checkpoint_every = 100
     config.save_dtype = 'bfloat16'  # of the policy folder
-    config.rows_per_step = 32
-    config.row_tokens = 208
-    config.microbatch_rows = 8
+    config.rows_per_step = 48
+    config.row_tokens = 144
+    config.microbatch_rows = 12
     # Rates at which the demonstrated searches go wrong, see mrt_jax/tasks/search_traces.py.
     config.unsteadiness = ml_collections.ConfigDict(
         dict(solve=0.15, repeat=0.15, stop=0.08, go_on=0.6, cut=0.1, guess=0.2, max_attempts=8,
-             max_value=50)
+             max_value=60)
     )
     config.optimizer = ml_collections.ConfigDict(
         dict(learning_rate=3e-3, schedule='cosine', warmup_steps=100, weight_decay=0.05,

@@ -5,6 +5,8 @@
 A workdir that holds a checkpoint is gone on from. SIGTERM saves and ends with exit code 0.
 """
 
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +41,12 @@ def main(argv: Sequence[str]) -> None:
         from mrt_jax.training.reinforcement import train_policy
 
         train_policy(config, workdir)
+    elif config.objective == 'compare':
+        from mrt_jax.evaluation.comparison import compare
+
+        page = compare(config, workdir, note=f'python -m experiments.train {shlex.join(sys.argv[1:])}')
+        if page:
+            print(f'report: {page}')
     else:
         raise InputError(f'objective={config.objective!r} is unknown; known: sft, rl, compare')
 

@@ -37,7 +37,7 @@ class Unsteadiness:
     cut: float = 0.1
     guess: float = 0.2
     max_attempts: int = 8
-    max_value: int = 50
+    max_value: int = 60
 
 
 @dataclasses.dataclass(frozen=True)

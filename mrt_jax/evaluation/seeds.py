@@ -1,0 +1,112 @@
+"""Numbers of an algorithm over several seeds, with intervals over both problems and seeds."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mrt_jax.evaluation.summary import problem_statistics
+from mrt_jax.evaluation.traces import TraceRecord, by_problem
+
+RESAMPLES = 4000
+Path = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedStatistics:
+    """What the traces of every seed say, problem by problem.
+
+    Attributes:
+        numerators, denominators: by name of the number, float64[seeds, problems]; a number is the
+            ratio of their means.
+    """
+
+    numerators: Mapping[Path, np.ndarray]
+    denominators: Mapping[Path, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedInterval:
+    """A number with its 95% interval.
+
+    Attributes:
+        mean: over seeds and problems.
+        low, high: 95% interval, seeds and problems drawn anew.
+        by_seed: the number of each seed alone.
+    """
+
+    mean: float
+    low: float
+    high: float
+    by_seed: tuple[float, ...]
+
+
+def gather(seeds: Sequence[Sequence[TraceRecord]], budgets: Sequence[int]) -> SeedStatistics:
+    """Statistics of the traces of one algorithm's seeds, all on the same problems.
+
+    Raises:
+        ValueError: the seeds were evaluated on different problems.
+    """
+    groups = [by_problem(records) for records in seeds]
+    if any(list(group) != list(groups[0]) for group in groups):
+        raise ValueError('the seeds were evaluated on different problems')
+    each = [problem_statistics(group, budgets) for group in groups]
+    return SeedStatistics(
+        {path: np.stack([one[path].numerator for one in each]) for path in each[0]},
+        {path: np.stack([one[path].denominator for one in each]) for path in each[0]},
+    )
+
+
+def estimate(statistics: SeedStatistics, path: Path, *, seed: int = 0) -> SeedInterval:
+    """A number of one algorithm."""
+    numerator, denominator = statistics.numerators[path], statistics.denominators[path]
+    draws = _resample(numerator, denominator, seed)
+    return _interval(
+        numerator.mean() / denominator.mean(), draws, numerator.mean(1) / denominator.mean(1)
+    )
+
+
+def difference(
+    statistics: SeedStatistics, reference: SeedStatistics, path: Path, *, seed: int = 0
+) -> SeedInterval:
+    """A number of one algorithm less that of another.
+
+    Paired by problem: both draw the same problems. Seeds are drawn for each alone.
+    """
+    parts = []
+    for one, offset in ((statistics, 0), (reference, 1)):
+        numerator, denominator = one.numerators[path], one.denominators[path]
+        parts.append(
+            (
+                numerator.mean() / denominator.mean(),
+                _resample(numerator, denominator, seed, seed_stream=offset),
+                numerator.mean(1) / denominator.mean(1),
+            )
+        )
+    (mean, draws, by_seed), (reference_mean, reference_draws, reference_by_seed) = parts
+    if len(reference_by_seed) != len(by_seed):
+        reference_by_seed = np.full(len(by_seed), reference_mean)
+    return _interval(
+        mean - reference_mean, draws - reference_draws, by_seed - reference_by_seed
+    )
+
+
+def _resample(
+    numerator_SN: np.ndarray, denominator_SN: np.ndarray, seed: int, seed_stream: int = 0
+) -> np.ndarray:
+    """The ratio in `RESAMPLES` draws of problems and of seeds, with replacement."""
+    seeds, problems = numerator_SN.shape
+    problem_counts_RN = np.random.default_rng([seed, 0]).multinomial(
+        problems, np.full(problems, 1 / problems), size=RESAMPLES
+    )
+    seed_counts_RS = np.random.default_rng([seed, 1, seed_stream]).multinomial(
+        seeds, np.full(seeds, 1 / seeds), size=RESAMPLES
+    )
+    total = lambda x_SN: (seed_counts_RS * (problem_counts_RN @ x_SN.T)).sum(axis=1)  # noqa: E731
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return total(numerator_SN) / total(denominator_SN)
+
+
+def _interval(mean: float, draws_R: np.ndarray, by_seed_S: np.ndarray) -> SeedInterval:
+    low, high = np.quantile(draws_R, [0.025, 0.975])
+    return SeedInterval(float(mean), float(low), float(high), tuple(map(float, by_seed_S)))
