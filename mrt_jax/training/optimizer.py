@@ -1,9 +1,10 @@
 """The optimiser, an optax chain from a config."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mrt_jax.errors import InputError
@@ -39,6 +40,10 @@ class OptimizerConfig:
             )
         if self.learning_rate <= 0 or self.clip_norm <= 0:
             raise InputError('optimizer.learning_rate and optimizer.clip_norm must be above 0')
+        if self.warmup_steps < 0 or self.weight_decay < 0:
+            raise InputError('optimizer.warmup_steps and optimizer.weight_decay must be at least 0')
+        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
+            raise InputError('optimizer.b1 and optimizer.b2 must lie in [0, 1)')
 
 
 def learning_rate_schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
@@ -58,17 +63,38 @@ def learning_rate_schedule(config: OptimizerConfig, updates: int) -> optax.Sched
     return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
+class RateState(NamedTuple):
+    """State of `scale_by_rate`.
+
+    Attributes:
+        count: int32, updates made.
+        learning_rate: float32, of the last of them.
+    """
+
+    count: jax.Array
+    learning_rate: jax.Array
+
+
+def scale_by_rate(schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Multiplies by minus the learning rate, as optax does, and keeps the rate for the metrics."""
+
+    def init(params: optax.Params) -> RateState:
+        return RateState(jnp.zeros((), jnp.int32), jnp.asarray(schedule(0), jnp.float32))
+
+    def update(updates: optax.Updates, state: RateState, params: optax.Params | None = None):
+        rate = jnp.asarray(schedule(state.count), jnp.float32)
+        return jax.tree.map(lambda x: -rate * x, updates), RateState(state.count + 1, rate)
+
+    return optax.GradientTransformation(init, update)
+
+
 def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTransformation:
-    """The chain: clip, AdamW, schedule."""
+    """The chain: clip the gradient, Adam, decay of weights, learning rate (AdamW, 1711.05101)."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            learning_rate_schedule(config, updates),
-            b1=config.b1,
-            b2=config.b2,
-            weight_decay=config.weight_decay,
-            mask=_is_matrix,
-        ),
+        optax.scale_by_adam(b1=config.b1, b2=config.b2),
+        optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
+        scale_by_rate(learning_rate_schedule(config, updates)),
     )
 
 
