@@ -37,16 +37,10 @@ from mrt_jax.sharding.mesh import make_mesh, validate_mesh
 from mrt_jax.sharding.rules import batch_sharding, use_mesh
 from mrt_jax.tasks.task import Problem, get_task
 from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
+from mrt_jax.training.objective import ObjectiveConfig, UpdateBatch, policy_loss
 from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
 from mrt_jax.training.state import TrainState, abstract_state, new_state, state_shardings
-from mrt_jax.training.update import (
-    ObjectiveConfig,
-    UpdateBatch,
-    join_response,
-    make_scorer,
-    make_update,
-    policy_loss,
-)
+from mrt_jax.training.update import join_response, make_scorer, make_update
 
 # Purposes that a step draws random numbers for.
 _ROLLOUT, _PROVER = range(2)

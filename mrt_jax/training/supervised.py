@@ -25,9 +25,10 @@ from mrt_jax.sharding.mesh import make_mesh, validate_mesh
 from mrt_jax.tasks.countdown import CONCLUSION, make_problem
 from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, countdown_tokenizer
 from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
+from mrt_jax.training.objective import SupervisedBatch, supervised_loss
 from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
 from mrt_jax.training.state import TrainState, abstract_state, new_state, state_shardings
-from mrt_jax.training.update import SupervisedBatch, make_update, supervised_loss
+from mrt_jax.training.update import make_update
 
 
 def demonstrate(

@@ -1,118 +1,20 @@
 """The update: gradients accumulated over microbatches, one optimiser step, all in one program."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from jax.sharding import Mesh, NamedSharding
 
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.logprobs import token_logprobs
-from mrt_jax.kernels.surrogate import AGGREGATIONS, clipped_surrogate, k3_divergence
 from mrt_jax.models.transformer import Transformer, logical_axes, unembedding
 from mrt_jax.sharding.mesh import row_shards
 from mrt_jax.sharding.rules import batch_sharding, param_shardings, partition_spec, replicated
+from mrt_jax.training.objective import Loss, Metrics, Tally
 from mrt_jax.training.state import TrainState, state_shardings
-
-Metrics = dict[str, jax.Array]
-
-
-@struct.dataclass
-class Tally:
-    """What a microbatch adds to the metrics.
-
-    Attributes:
-        sums: over tokens, each weighted as in the loss; reported divided by `weight`.
-        maxima: largest values, at least 0.
-        weight: sum of the weights.
-    """
-
-    sums: Metrics
-    maxima: Metrics
-    weight: jax.Array
-
-    def add(self, other: 'Tally') -> 'Tally':
-        """The tally of both microbatches together."""
-        return Tally(
-            sums=jax.tree.map(jnp.add, self.sums, other.sums),
-            maxima=jax.tree.map(jnp.maximum, self.maxima, other.maxima),
-            weight=self.weight + other.weight,
-        )
-
-    def metrics(self) -> Metrics:
-        """Means and maxima by name."""
-        weight = jnp.where(self.weight > 0, self.weight, 1)
-        return {name: total / weight for name, total in self.sums.items()} | self.maxima
-
-
-Loss = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Tally]]
-
-
-@dataclasses.dataclass(frozen=True)
-class ObjectiveConfig:
-    """The policy-gradient objective.
-
-    Attributes:
-        clip_low, clip_high: how far the ratio may fall and rise.
-        kl_coef: weight of the k3 penalty towards the reference; 0 needs no reference.
-        entropy_coef: weight of the entropy bonus.
-        aggregation: 'token', 'sequence' or 'constant', see `token_weights`.
-    """
-
-    clip_low: float
-    clip_high: float
-    kl_coef: float
-    entropy_coef: float
-    aggregation: str
-
-    def __post_init__(self) -> None:
-        if not 0 < self.clip_low <= 1 or self.clip_high <= 0:
-            raise InputError(
-                f'clip_low={self.clip_low} must lie in (0, 1] and clip_high={self.clip_high} '
-                'above 0'
-            )
-        if self.kl_coef < 0:
-            raise InputError(f'kl_coef={self.kl_coef} must be at least 0')
-        if self.aggregation not in AGGREGATIONS:
-            raise InputError(
-                f'aggregation={self.aggregation!r} is unknown; known: {", ".join(AGGREGATIONS)}'
-            )
-
-
-@struct.dataclass
-class UpdateBatch:
-    """Sequences to train on, prompt and response in one row.
-
-    Attributes:
-        tokens_BT: int32.
-        positions_BT: int32, -1 on padding.
-        weights_BT: float32, weight of each token in the loss, 0 where it is not trained on;
-            from the whole batch, see `token_weights`.
-        old_logprobs_BT: float32, of the policy that sampled.
-        advantages_BT: float32.
-        reference_logprobs_BT: float32, of the reference policy; None without a penalty.
-    """
-
-    tokens_BT: jax.Array
-    positions_BT: jax.Array
-    weights_BT: jax.Array
-    old_logprobs_BT: jax.Array
-    advantages_BT: jax.Array
-    reference_logprobs_BT: jax.Array | None = None
-
-
-@struct.dataclass
-class SupervisedBatch:
-    """Packed demonstrations, see `methods.sft.PackedRows`; weights as in `UpdateBatch`."""
-
-    tokens_BT: jax.Array
-    positions_BT: jax.Array
-    segments_BT: jax.Array
-    weights_BT: jax.Array
 
 
 def join_response(
@@ -146,45 +48,6 @@ def next_token_logprobs(
         jnp.pad(jnp.where(predicted_BX, x_BX, 0), ((0, 0), (1, 0)))
         for x_BX in (logprobs_BX, entropies_BX)
     )
-
-
-def policy_loss(config: ObjectiveConfig) -> Loss:
-    """The clipped policy gradient with its penalties, as a weighted sum over tokens."""
-
-    def loss(logprobs_BT: jax.Array, entropies_BT: jax.Array, batch: UpdateBatch):
-        weights_BT = batch.weights_BT
-        # Unused tokens may hold anything; a weight of 0 would not stop an infinite ratio.
-        used = lambda x_BT: jnp.where(weights_BT > 0, x_BT, 0)  # noqa: E731
-        total = lambda x_BT: (weights_BT * x_BT).sum()  # noqa: E731
-        logprobs_BT, old_BT = used(logprobs_BT), used(batch.old_logprobs_BT)
-        surrogate = clipped_surrogate(
-            logprobs_BT, old_BT, used(batch.advantages_BT),
-            clip_low=config.clip_low, clip_high=config.clip_high,
-        )
-        sums = {
-            'kl_to_sampler': total(k3_divergence(old_BT, logprobs_BT)),
-            'entropy': total(entropies_BT),
-            'clip_fraction': total(surrogate.clipped_BT),
-            'sampler_trainer_difference': total(jnp.abs(logprobs_BT - old_BT)),
-        }
-        objective = total(surrogate.loss_BT) - config.entropy_coef * sums['entropy']
-        sums['kl'] = sums['kl_to_sampler']
-        if batch.reference_logprobs_BT is not None:
-            reference_BT = used(batch.reference_logprobs_BT)
-            sums['kl_to_reference'] = total(k3_divergence(logprobs_BT, reference_BT))
-            sums['kl'] = sums['kl_to_reference']
-            objective += config.kl_coef * sums['kl']
-        maxima = {'ratio_max': used(surrogate.ratio_BT).max()}
-        return objective, Tally(sums, maxima, weights_BT.sum())
-
-    return loss
-
-
-def supervised_loss(logprobs_BT: jax.Array, entropies_BT: jax.Array, batch: SupervisedBatch):
-    """Mean negative log-probability of the demonstrated tokens, in nats."""
-    loss = -(batch.weights_BT * logprobs_BT).sum()
-    sums = {'entropy': (batch.weights_BT * entropies_BT).sum()}
-    return loss, Tally(sums, {}, batch.weights_BT.sum())
 
 
 def make_update(

@@ -13,18 +13,16 @@ from mrt_jax.kernels.surrogate import token_weights
 from mrt_jax.models.transformer import unembedding
 from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.sharding.rules import batch_sharding, use_mesh
-from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
-from mrt_jax.training.state import TrainState, abstract_state, new_state, state_shardings
-from mrt_jax.training.update import (
+from mrt_jax.training.objective import (
     ObjectiveConfig,
     SupervisedBatch,
     UpdateBatch,
-    join_response,
-    make_scorer,
-    make_update,
     policy_loss,
     supervised_loss,
 )
+from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
+from mrt_jax.training.state import TrainState, abstract_state, new_state, state_shardings
+from mrt_jax.training.update import join_response, make_scorer, make_update
 from tests.tiny import tiny_model
 from tests.training.reference_objective import policy_objective
 
