@@ -76,7 +76,7 @@ def build_matcher(
     lengths_V[: len(token_bytes)] = [len(text) for text in token_bytes]
     states_SV = np.repeat(np.arange(num_states, dtype=np.int32)[:, None], vocab_size, axis=1)
     for offset in range(int(lengths_V.max(initial=0))):
-        ids = np.flatnonzero(lengths_V > offset)
+        ids = np.flatnonzero(lengths_V > offset).tolist()
         bytes_here = np.fromiter((token_bytes[i][offset] for i in ids), np.uint8, len(ids))
         states_SV[:, ids] = step_SN[states_SV[:, ids], bytes_here]
     return StringMatcher(next_state_SV=jnp.asarray(states_SV))

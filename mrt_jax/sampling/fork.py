@@ -12,6 +12,7 @@ sources exactly,
 and the fork adds memory for the last two only.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from flax import struct
 
 from mrt_jax.models.cache import Context, KVCache, empty_cache, write
 from mrt_jax.models.transformer import Transformer, unembedding
+from mrt_jax.sampling.forward import next_logits, read_tokens
 from mrt_jax.sampling.phases import (
     Budget,
     RowPhases,
@@ -145,8 +147,8 @@ def _prove_branches(
     text_positions_XA = jnp.where(
         (offsets_XA >= 0) & mask_BE.reshape(-1, 1), limit_X[:, None] + offsets_XA, -1
     )
-    hidden_XAD, text_kv = model.apply(
-        {'params': params}, text_XA, text_positions_XA, contexts=(Context(cache, limit_X),)
+    hidden_XAD, text_kv = read_tokens(
+        model, params, text_XA, text_positions_XA, (Context(cache, limit_X),)
     )
     text = empty_cache(model.config, rows * boundaries, text_slots, model.dtype)
     text = write(text, text_kv, text_positions_XA, 0)
@@ -160,11 +162,12 @@ def _prove_branches(
     def draw(decode: _Decode, hidden_RD: jax.Array) -> _Decode:
         """Draws token `step` of every row from the hidden state before it."""
         step = decode.step
-        logits_RV = jnp.dot(hidden_RD, unembedding_DV, preferred_element_type=jnp.float32)
+        logits_RV = next_logits(hidden_RD, unembedding_DV)
         uniforms_R = jax.lax.dynamic_index_in_dim(uniforms_RA, step, 1, keepdims=False)
         drawn_R, logprobs_R = sample_tokens(logits_RV, uniforms_R, sampling)
         tokens_R, sampled_R = choose_tokens(decode.rows, drawn_R, terminals)
-        return decode.replace(
+        return dataclasses.replace(
+            decode,
             step=step + 1,
             rows=advance_phases(decode.rows, tokens_R, budget, terminals),
             tokens_RA=decode.tokens_RA.at[:, step].set(tokens_R),
@@ -178,17 +181,16 @@ def _prove_branches(
         last = decode.step - 1
         tokens_R1 = jax.lax.dynamic_slice_in_dim(decode.tokens_RA, last, 1, axis=1)
         positions_R1 = jnp.where(decode.rows.live_B, start_R + last, -1)[:, None]
-        hidden_R1D, new_kv = model.apply(
-            {'params': params},
+        hidden_R1D, new_kv = read_tokens(
+            model,
+            params,
             tokens_R1,
             positions_R1,
-            contexts=(
-                Context(cache, limit_R),
-                Context(text, None),
-                Context(decode.suffix, None),
-            ),
+            (Context(cache, limit_R), Context(text), Context(decode.suffix)),
         )
-        decode = decode.replace(suffix=write(decode.suffix, new_kv, positions_R1, last))
+        decode = dataclasses.replace(
+            decode, suffix=write(decode.suffix, new_kv, positions_R1, last)
+        )
         return draw(decode, hidden_R1D[:, 0])
 
     decode = _Decode(

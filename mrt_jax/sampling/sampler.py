@@ -5,6 +5,7 @@ and a step writes the cache with one slice update. The loop stops when every row
 randomness of a row comes from its own key, so its sample does not depend on its neighbours.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from flax import struct
 
 from mrt_jax.models.cache import Context, KVCache, empty_cache, write
 from mrt_jax.models.transformer import Transformer, unembedding
+from mrt_jax.sampling.forward import next_logits, read_tokens
 from mrt_jax.sampling.phases import (
     Budget,
     RowPhases,
@@ -129,7 +131,7 @@ def _prefill(model: Transformer, params: Any, prompts: PromptBatch) -> tuple[jax
     """Hidden states of the last prompt tokens [B, D] and a cache that holds just the prompts."""
     rows, slots = prompts.tokens_BP.shape
     positions_BP = prompt_positions(prompts.lengths_B, slots)
-    hidden_BPD, prompt_kv = model.apply({'params': params}, prompts.tokens_BP, positions_BP)
+    hidden_BPD, prompt_kv = read_tokens(model, params, prompts.tokens_BP, positions_BP)
     cache = empty_cache(model.config, rows, slots, model.dtype)
     return hidden_BPD[:, -1], write(cache, prompt_kv, positions_BP, 0)
 
@@ -190,16 +192,17 @@ def _sample_rollouts(
 
     def decode_token(decode: _Decode) -> _Decode:
         step = decode.step
-        logits_BV = jnp.dot(decode.hidden_BD, unembedding_DV, preferred_element_type=jnp.float32)
+        logits_BV = next_logits(decode.hidden_BD, unembedding_DV)
         uniforms_B = jax.lax.dynamic_index_in_dim(uniforms_BT, step, 1, keepdims=False)
         drawn_B, logprobs_B = sample_tokens(logits_BV, uniforms_B, sampling)
         tokens_B, sampled_B = choose_tokens(decode.rows, drawn_B, terminals)
         positions_B = jnp.where(decode.rows.live_B, prompts.lengths_B + step, -1)
-        hidden_B1D, new_kv = model.apply(
-            {'params': params},
+        hidden_B1D, new_kv = read_tokens(
+            model,
+            params,
             tokens_B[:, None],
             positions_B[:, None],
-            contexts=(Context(decode.cache, None),),
+            (Context(decode.cache),),
         )
         return _Decode(
             step=step + 1,
@@ -228,7 +231,7 @@ def _sample_rollouts(
         def unfinished(decode: _Decode, end: int = end) -> jax.Array:
             return (decode.step < end) & decode.rows.live_B.any()
 
-        decode = decode.replace(cache=_grow(model, decode.cache, slots + end))
+        decode = dataclasses.replace(decode, cache=_grow(model, decode.cache, slots + end))
         decode = jax.lax.while_loop(unfinished, decode_token, decode)
     return Rollout(
         prompt_tokens_BP=prompts.tokens_BP,

@@ -1,10 +1,13 @@
 """Recorded traces: any batch, any order, ragged shapes; answers as scored from scratch."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.recorded import RecordedTrace, positions_needed, prove_recorded
+from mrt_jax.sharding.mesh import make_mesh
 
 BRANCHES, ANSWER = 2, 4
 
@@ -18,17 +21,18 @@ def _traces(count: int) -> list[RecordedTrace]:
     traces = []
     for index in range(count):
         trace = tokens(1, 90 if index % 4 == 0 else 30)
-        boundaries = sorted(rng.integers(0, len(trace) + 1, index % 6).tolist())
+        boundaries = sorted(rng.integers(0, len(trace) + 1, index % 5).tolist())
         terminations = tuple(tokens(1, 4) for _ in boundaries)
         traces.append(RecordedTrace(tokens(1, 9), trace, tuple(boundaries), terminations))
     return traces
 
 
-def _prove(tiny, terminals, traces, batch_size):
+def _prove(tiny, terminals, traces, batch_size, **mesh):
     results = dict(
         prove_recorded(
             tiny.model, tiny.params, traces, branches=BRANCHES, max_answer_tokens=ANSWER,
-            sampling=SamplingConfig(), terminals=terminals, seed=3, batch_size=batch_size,
+            sampling=SamplingConfig(), terminals=terminals, seed=3, mesh=make_mesh(**mesh),
+            batch_size=batch_size,
         )
     )  # fmt: skip
     assert sorted(results) == list(range(len(traces)))
@@ -49,9 +53,9 @@ def proved(tiny, terminals, traces):
     return _prove(tiny, terminals, traces, batch_size=4)
 
 
-def test_answers_do_not_depend_on_batch_or_order(tiny, terminals, traces, proved):
+def test_answers_do_not_depend_on_batch_order_or_devices(tiny, terminals, traces, proved):
     shuffled = np.random.default_rng(1).permutation(len(traces))
-    again = _prove(tiny, terminals, [traces[i] for i in shuffled], batch_size=3)
+    again = _prove(tiny, terminals, [traces[i] for i in shuffled], batch_size=3, data=2)
     for place, index in enumerate(shuffled):
         assert _tokens(again[place]) == _tokens(proved[index])
 
@@ -76,6 +80,12 @@ def test_logprobs_equal_scoring_from_scratch(tiny, traces, proved):
         places = start - 1 + np.arange(text, len(answer.tokens))
         expected = logprobs_XTV[index, places, list(answer.tokens[text:])]
         np.testing.assert_allclose(answer.logprobs[text:], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_draws_tell_apart_answers_to_the_same_trace(tiny, terminals, traces, proved):
+    again = _prove(tiny, terminals, [traces[3], dataclasses.replace(traces[3], draw=1)], 4)
+    assert _tokens(again[0]) == _tokens(proved[3])
+    assert _tokens(again[1]) != _tokens(proved[3])
 
 
 def test_positions_needed():
