@@ -21,12 +21,7 @@ def group_advantages(
     Raises:
         ValueError: the rows are no whole number of groups, or the scale is unknown.
     """
-    if group_size < 2 or rewards_B.shape[0] % group_size:
-        raise ValueError(
-            f'{rewards_B.shape[0]} rows cannot form groups of {group_size}; a group has at least '
-            'two rows and the rows are a multiple of it'
-        )
-    rewards_XG = rewards_B.reshape(-1, group_size)
+    rewards_XG = _groups(rewards_B, group_size)
     centred_XG = rewards_XG - rewards_XG.mean(axis=1, keepdims=True)
     if scale == 'std':
         centred_XG = centred_XG / (rewards_XG.std(axis=1, ddof=1, keepdims=True) + epsilon)
@@ -43,11 +38,11 @@ def length_penalty_kimi(
     lambda = 0.5 - (length - shortest) / (longest - shortest) within the group; lambda for correct
     rows, min(0, lambda) for wrong ones, 0 for groups of equal lengths.
     """
-    lengths_XG = lengths_B.reshape(-1, group_size).astype(jnp.float32)
+    lengths_XG = _groups(lengths_B, group_size).astype(jnp.float32)
     shortest = lengths_XG.min(axis=1, keepdims=True)
     span = lengths_XG.max(axis=1, keepdims=True) - shortest
     share_XG = jnp.where(span > 0, 0.5 - (lengths_XG - shortest) / jnp.maximum(span, 1), 0.0)
-    correct_XG = correct_B.reshape(-1, group_size) > 0
+    correct_XG = _groups(correct_B, group_size) > 0
     return jnp.where(correct_XG, share_XG, jnp.minimum(share_XG, 0)).reshape(-1)
 
 
@@ -59,8 +54,8 @@ def length_penalty_arora(
     -sigmoid((length - mean) / deviation) for correct rows, mean and deviation over the group's
     correct rows; 0 for wrong rows.
     """
-    lengths_XG = lengths_B.reshape(-1, group_size).astype(jnp.float32)
-    correct_XG = (correct_B.reshape(-1, group_size) > 0).astype(jnp.float32)
+    lengths_XG = _groups(lengths_B, group_size).astype(jnp.float32)
+    correct_XG = (_groups(correct_B, group_size) > 0).astype(jnp.float32)
     count = jnp.maximum(correct_XG.sum(axis=1, keepdims=True), 1)
     mean = (lengths_XG * correct_XG).sum(axis=1, keepdims=True) / count
     variance = ((lengths_XG - mean) ** 2 * correct_XG).sum(axis=1, keepdims=True) / count
@@ -112,3 +107,13 @@ def spread(credit_BX: jax.Array, boundaries_BE: jax.Array, tokens: int) -> jax.A
     starts_B1X, ends_B1X = boundaries_BE[:, None, :-1], boundaries_BE[:, None, 1:]
     inside_BTX = (places_T1 >= starts_B1X) & (places_T1 < ends_B1X)
     return (inside_BTX * credit_BX[:, None, :]).sum(axis=-1)
+
+
+def _groups(values_B: jax.Array, group_size: int) -> jax.Array:
+    """[groups, G]."""
+    if group_size < 2 or values_B.shape[0] % group_size:
+        raise ValueError(
+            f'{values_B.shape[0]} rows cannot form groups of {group_size}; a group has at least '
+            'two rows and the rows are a multiple of it'
+        )
+    return values_B.reshape(-1, group_size)

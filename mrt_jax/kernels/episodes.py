@@ -25,14 +25,23 @@ R1_MARKERS = (
 class ParagraphMarkers:
     """Paragraphs that begin with a marker open an episode (the paper's rule for R1's traces).
 
-    Paragraphs are what lies between '\\n\\n'. A marker is ignored if the open episode has fewer than
-    three paragraphs before it; after `max_steps` markers the rest is one episode. Then `group_size`
-    consecutive episodes become one.
+    Paragraphs are what lies between '\\n\\n'. A marker is ignored if the open episode has fewer
+    than three paragraphs before it; after `max_steps` markers that count the rest is one episode.
+    Then every `group_size` consecutive episodes become one (MRT section 2.1).
     """
 
     markers: tuple[str, ...] = R1_MARKERS
     max_steps: int = 49
     group_size: int = 5
+
+    def __post_init__(self) -> None:
+        if not self.markers or not all(self.markers):
+            raise ValueError(f'ParagraphMarkers needs non-empty markers, got {self.markers}')
+        if self.max_steps < 0 or self.group_size < 1:
+            raise ValueError(
+                f'ParagraphMarkers needs max_steps >= 0 and group_size >= 1, got {self.max_steps} '
+                f'and {self.group_size}'
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +50,20 @@ class AttemptMarkers:
 
     marker: str
 
+    def __post_init__(self) -> None:
+        if not self.marker:
+            raise ValueError('AttemptMarkers needs a marker that is not empty')
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenWindows:
     """Every `size` tokens are an episode: the rule that fits any model and language."""
 
     size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f'TokenWindows needs a size of at least 1 token, got {self.size}')
 
 
 EpisodeRule = ParagraphMarkers | AttemptMarkers | TokenWindows
@@ -57,8 +74,8 @@ class Episodes:
     """Boundaries of the traces of a batch.
 
     Attributes:
-        boundaries_BE: int32, response tokens in each prefix: column 0 is 0, the empty prefix; column
-            counts_B[i] is the thought's end, and so are the columns after it.
+        boundaries_BE: int32, response tokens in each prefix: column 0 is 0, the empty prefix;
+            column counts_B[i] is the thought's end, and so are the columns after it.
         counts_B: int32, episodes of each trace; 0 for an empty thought.
     """
 
@@ -129,24 +146,17 @@ def segment(
         raise ValueError(f'max_boundaries must be at least 1, got {max_boundaries}')
     tokens_BT, ends_B = np.asarray(tokens_BT), np.asarray(thought_ends_B, np.int64)
     if isinstance(rule, TokenWindows):
-        starts = [np.arange(rule.size, end, rule.size) for end in ends_B]
-    elif isinstance(rule, AttemptMarkers):
-        starts = _attempt_starts(_read_bytes(tokens_BT, ends_B, token_bytes), rule)
+        opens_BT = np.broadcast_to(np.arange(tokens_BT.shape[1]) % rule.size == 0, tokens_BT.shape)
     else:
-        starts = _paragraph_starts(_read_bytes(tokens_BT, ends_B, token_bytes), rule)
-    boundaries_BE = np.repeat(ends_B[:, None], max_boundaries + 1, axis=1).astype(np.int32)
-    boundaries_BE[:, 0] = 0
-    counts_B = np.zeros(len(ends_B), np.int32)
-    for row, (inner, end) in enumerate(zip(starts, ends_B, strict=True)):
-        if end == 0:
-            continue
-        inner = np.unique(inner)
-        behind = np.concatenate([inner[(inner > 0) & (inner < end)], [end]])
-        counts_B[row] = min(len(behind), max_boundaries)
-        runs = np.arange(1, counts_B[row] + 1)
-        kept = -(-runs * len(behind) // counts_B[row]) - 1
-        boundaries_BE[row, 1 : counts_B[row] + 1] = behind[kept]
-    return Episodes(boundaries_BE, counts_B)
+        stream = _read_bytes(tokens_BT, ends_B, token_bytes)
+        if isinstance(rule, AttemptMarkers):
+            starts_BN = _attempt_starts(stream.bytes_BN, rule)
+        else:
+            starts_BN = _paragraph_starts(stream.bytes_BN, rule)
+        opens_BT = np.zeros(tokens_BT.shape, bool)
+        rows, places = np.nonzero(starts_BN)
+        opens_BT[rows, stream.tokens_BN[rows, places]] = True
+    return _lay_out(opens_BT, ends_B, max_boundaries)
 
 
 def find_marker(
@@ -166,9 +176,34 @@ def find_marker(
     return np.where(found_BN.any(axis=1), first_B, lengths_B).astype(np.int32)
 
 
+def _lay_out(opens_BT: np.ndarray, ends_B: np.ndarray, max_boundaries: int) -> Episodes:
+    """Boundaries in columns, merged evenly where there are more than fit.
+
+    Args:
+        opens_BT: bool, the token opens an episode; not read at token 0 and behind the end.
+        ends_B: tokens of each thought.
+        max_boundaries: columns behind the first.
+    """
+    columns_T = np.arange(opens_BT.shape[1])
+    inner_BT = opens_BT & (columns_T > 0) & (columns_T < ends_B[:, None])
+    found_B = inner_BT.sum(axis=1) + (ends_B > 0)
+    counts_B = np.minimum(found_B, max_boundaries)
+    boundaries_BE = np.repeat(ends_B[:, None], max_boundaries + 1, axis=1).astype(np.int32)
+    boundaries_BE[:, 0] = 0
+    rows, columns = np.nonzero(inner_BT)
+    # Run r of K out of k episodes ends behind episode ceil(r k / K); of those episodes, and no
+    # others, r = floor(episode K / k) leads back to the same episode.
+    episodes = np.cumsum(inner_BT, axis=1)[rows, columns]
+    runs = episodes * counts_B[rows] // found_B[rows]
+    kept = -(-runs * found_B[rows] // counts_B[rows]) == episodes
+    boundaries_BE[rows[kept], runs[kept]] = columns[kept]
+    return Episodes(boundaries_BE, counts_B.astype(np.int32))
+
+
 def _read_bytes(tokens_BT: np.ndarray, ends_B: np.ndarray, table: TokenBytes) -> _Stream:
     rows, width = tokens_BT.shape
-    known_BT = (np.arange(width) < ends_B[:, None]) & (tokens_BT < len(table.lengths_V))
+    inside_BT = np.arange(width) < ends_B[:, None]
+    known_BT = inside_BT & (tokens_BT >= 0) & (tokens_BT < len(table.lengths_V))
     ids_BT = np.where(known_BT, tokens_BT, 0)
     lengths_BT = np.where(known_BT, table.lengths_V[ids_BT], 0)
     sizes_B = lengths_BT.sum(axis=1)
@@ -195,36 +230,35 @@ def _matches(bytes_BN: np.ndarray, text: bytes) -> np.ndarray:
     return found_BN
 
 
-def _attempt_starts(stream: _Stream, rule: AttemptMarkers) -> list[np.ndarray]:
-    found_BN = _matches(stream.bytes_BN, rule.marker.encode())
-    return [tokens[found][1:] for tokens, found in zip(stream.tokens_BN, found_BN, strict=True)]
+def _attempt_starts(bytes_BN: np.ndarray, rule: AttemptMarkers) -> np.ndarray:
+    """bool[B, N], an episode after the first begins here."""
+    found_BN = _matches(bytes_BN, rule.marker.encode())
+    return found_BN & (np.cumsum(found_BN, axis=1) > 1)
 
 
-def _paragraph_starts(stream: _Stream, rule: ParagraphMarkers) -> list[np.ndarray]:
-    """First tokens of the episodes after the first, by the rule of `ParagraphMarkers`."""
-    paragraphs_BN, opens_BN = _paragraphs(stream.bytes_BN)
+def _paragraph_starts(bytes_BN: np.ndarray, rule: ParagraphMarkers) -> np.ndarray:
+    """bool[B, N], an episode after the first begins here, by the rule of `ParagraphMarkers`."""
+    paragraphs_BN, opens_BN = _paragraphs(bytes_BN)
     marked_BN = np.zeros_like(opens_BN)
     for marker in rule.markers:
-        marked_BN |= _matches(stream.bytes_BN, marker.encode())
+        marked_BN |= _matches(bytes_BN, marker.encode())
     marked_BN &= opens_BN
-    rows = len(marked_BN)
-    # Markers of each row in order, one column each; the rule then walks the columns for all rows.
-    order_B, places = np.nonzero(marked_BN)
-    counts_B = np.bincount(order_B, minlength=rows)
-    column = np.arange(len(order_B)) - (np.cumsum(counts_B) - counts_B)[order_B]
-    marks_BX = np.full((rows, int(counts_B.max(initial=0))), -1)
-    marks_BX[order_B, column] = places
-    opened_B, left_B = np.zeros(rows, np.int64), np.full(rows, rule.max_steps)
-    kept_BX = np.zeros(marks_BX.shape, bool)
-    for x in range(marks_BX.shape[1]):
-        paragraph_B = paragraphs_BN[np.arange(rows), marks_BX[:, x]]
-        kept_BX[:, x] = (marks_BX[:, x] >= 0) & (paragraph_B - opened_B > 2) & (left_B > 0)
-        opened_B = np.where(kept_BX[:, x], paragraph_B, opened_B)
-        left_B -= kept_BX[:, x]
-    return [
-        tokens[marks[kept]][rule.group_size - 1 :: rule.group_size]
-        for tokens, marks, kept in zip(stream.tokens_BN, marks_BX, kept_BX, strict=True)
-    ]
+    # Whether a marker counts depends on the last that did: walk the n-th markers of all rows.
+    rows, places = np.nonzero(marked_BN)
+    numbers_BN = np.cumsum(marked_BN, axis=1) - 1
+    shape = (len(marked_BN), int(numbers_BN.max(initial=-1)) + 1)
+    paragraphs_BX, starts_BX = np.full(shape, -1), np.zeros(shape, bool)
+    paragraphs_BX[rows, numbers_BN[rows, places]] = paragraphs_BN[rows, places]
+    opened_B, counted_B = np.zeros(shape[0], int), np.zeros(shape[0], int)
+    for number in range(shape[1]):
+        paragraph_B = paragraphs_BX[:, number]
+        counts_B = (paragraph_B - opened_B > 2) & (counted_B < rule.max_steps)
+        opened_B = np.where(counts_B, paragraph_B, opened_B)
+        counted_B += counts_B
+        starts_BX[:, number] = counts_B & (counted_B % rule.group_size == 0)
+    starts_BN = np.zeros_like(marked_BN)
+    starts_BN[rows, places] = starts_BX[rows, numbers_BN[rows, places]]
+    return starts_BN
 
 
 def _paragraphs(bytes_BN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,37 +9,41 @@ def token_logprobs(
 ) -> tuple[jax.Array, jax.Array]:
     """Natural log-probability of each target and entropy of its distribution, at temperature 1.
 
-    Logits exist for `chunk` tokens at a time, forwards and backwards: the backward pass computes
-    them again.
+    Logits exist for a window of columns at a time, forwards and backwards: the backward pass
+    computes them again. Windows hold all rows, so rows that lie on different devices stay there.
 
     Args:
         hidden_BTD: hidden state from which each target is predicted, any float dtype.
-        unembedding_DV: output layer; cast to the hidden states' dtype for the product.
+        unembedding_DV: output layer; cast to the hidden states' dtype for the product, which is
+            accumulated and normalised in float32.
         targets_BT: int32.
-        chunk: tokens a chunk; the last one is padded.
+        chunk: tokens of all rows in a window, rounded down to whole columns and up to one.
 
     Returns:
         logprobs_BT, entropies_BT: float32.
     """
-    shape = targets_BT.shape
-    hidden_ND, targets_N = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), targets_BT.reshape(-1)
-    count = targets_N.shape[0]
-    chunk = min(chunk, count)
-    missing = -count % chunk
-    hidden_ND = jnp.pad(hidden_ND, ((0, missing), (0, 0)))
-    targets_N = jnp.pad(targets_N, (0, missing))
+    rows, columns = targets_BT.shape
+    width = min(max(chunk // max(rows, 1), 1), max(columns, 1))
+    missing = -columns % width
     kernel_DV = unembedding_DV.astype(hidden_BTD.dtype)
 
-    @jax.checkpoint
-    def score(kernel_DV: jax.Array, hidden_CD: jax.Array, targets_C: jax.Array):
-        logits_CV = jnp.dot(hidden_CD, kernel_DV, preferred_element_type=jnp.float32)
-        normalised_CV = jax.nn.log_softmax(logits_CV, axis=-1)
-        logprobs_C = jnp.take_along_axis(normalised_CV, targets_C[:, None], axis=1)[:, 0]
-        return logprobs_C, -(jnp.exp(normalised_CV) * normalised_CV).sum(axis=-1)
+    def windows(x: jax.Array) -> jax.Array:
+        padded = jnp.pad(x, ((0, 0), (0, missing), *((0, 0),) * (x.ndim - 2)))
+        return padded.reshape(rows, -1, width, *x.shape[2:]).swapaxes(0, 1)
 
-    _, (logprobs, entropies) = jax.lax.scan(
-        lambda carry, xs: (carry, score(kernel_DV, *xs)),
+    @jax.checkpoint
+    def score(kernel_DV: jax.Array, hidden_BWD: jax.Array, targets_BW: jax.Array):
+        logits_BWV = jnp.dot(hidden_BWD, kernel_DV, preferred_element_type=jnp.float32)
+        normalised_BWV = jax.nn.log_softmax(logits_BWV, axis=-1)
+        logprobs_BW = jnp.take_along_axis(normalised_BWV, targets_BW[..., None], axis=-1)[..., 0]
+        return logprobs_BW, -(jnp.exp(normalised_BWV) * normalised_BWV).sum(axis=-1)
+
+    _, scored = jax.lax.scan(
+        lambda carry, window: (carry, score(kernel_DV, *window)),
         None,
-        (hidden_ND.reshape(-1, chunk, hidden_ND.shape[1]), targets_N.reshape(-1, chunk)),
+        (windows(hidden_BTD), windows(targets_BT)),
     )
-    return logprobs.reshape(-1)[:count].reshape(shape), entropies.reshape(-1)[:count].reshape(shape)
+    logprobs_BT, entropies_BT = (
+        x.swapaxes(0, 1).reshape(rows, -1)[:, :columns] for x in scored
+    )
+    return logprobs_BT, entropies_BT

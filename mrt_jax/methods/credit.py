@@ -5,7 +5,7 @@ forms of MRT add alpha times their progress advantage to it.
 """
 
 import dataclasses
-from typing import Any
+import math
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +31,14 @@ PENALTIES = {'none': None, 'kimi': length_penalty_kimi, 'arora': length_penalty_
 class CreditConfig:
     """What the advantage is made of.
 
+    Outcome and progress are normalised separately: the outcome by its group, progress not at all,
+    as J has a scale of its own. Normalised together, a progress bonus that all rows of a group
+    share would cancel (MRT section 3.2).
+
     Attributes:
-        credit: progress advantage: 'none'; 'scalar', summed over the trace; 'episode', of each
-            episode on its own tokens; 'to_go', from each episode to the trace's end.
+        credit: progress advantage: 'none'; 'scalar', summed over the trace, on all its tokens;
+            'episode', of each episode on its own tokens; 'to_go', from each episode to the trace's
+            end, on the episode's tokens.
         alpha: weight of the progress advantage; J is in [0, 1], outcome advantages are in units of
             the group's deviation.
         reward_scale: 'std' or 'none', see `group_advantages`.
@@ -56,9 +61,14 @@ class CreditConfig:
             value = getattr(self, name)
             if value not in known:
                 raise InputError(f'{name}={value!r} is unknown; known: {", ".join(known)}')
+        for name in ('alpha', 'length_penalty_weight'):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f'{name} must be at least 0, got {getattr(self, name)}')
         if self.group_size < 2:
-            raise InputError(f'group_size must be at least 2, got {self.group_size}: advantages are '
-                             'relative to the group')
+            raise InputError(
+                f'group_size must be at least 2, got {self.group_size}: advantages are relative to '
+                'the group'
+            )
 
 
 @struct.dataclass
@@ -94,8 +104,16 @@ def assign_credit(
         success_BE: J at each boundary; None where `credit` is 'none'.
 
     Returns:
-        The credit. Tokens behind the thought get the outcome's part, and the scalar's.
+        The credit. Tokens behind the thought get the outcome's part, and the scalar's. Metrics:
+        `reward`; `groups_with_signal`, the share of groups whose rewards differ; with progress
+        also `progress`, its mean over episodes, `progress_total`, its mean over traces of the sum,
+        and `success_at_start`, J at the empty prefix.
+
+    Raises:
+        ValueError: the rows are no whole number of groups, or J is needed and missing.
     """
+    if config.credit != 'none' and success_BE is None:
+        raise ValueError(f'credit {config.credit!r} needs J at the boundaries, got success_BE=None')
     total_B = rewards_B
     penalty = PENALTIES[config.length_penalty]
     if penalty is not None:
@@ -108,7 +126,7 @@ def assign_credit(
         'reward': rewards_B.mean(),
         'groups_with_signal': (groups.max(axis=1) > groups.min(axis=1)).mean(),
     }
-    if config.credit != 'none':
+    if success_BE is not None and config.credit != 'none':
         advantages_BT += config.alpha * _progress_advantage(
             config, success_BE, boundaries_BE, mask_BE, sampled_BT.shape[1]
         )
@@ -121,7 +139,7 @@ def assign_credit(
 
 def _progress_advantage(
     config: CreditConfig,
-    success_BE: Any,
+    success_BE: jax.Array,
     boundaries_BE: jax.Array,
     mask_BE: jax.Array,
     tokens: int,
