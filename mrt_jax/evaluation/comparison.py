@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
+from jax.sharding import Mesh
 
 from mrt_jax.errors import InputError
-from mrt_jax.evaluation.evaluate import evaluate_policy, even_budgets
+from mrt_jax.evaluation.evaluate import evaluate_policy
 from mrt_jax.evaluation.report import write_report
 from mrt_jax.evaluation.results_table import results_table, write_markdown
 from mrt_jax.evaluation.summary import summarize
 from mrt_jax.evaluation.traces import TraceRecord, read_traces, write_traces
 from mrt_jax.policies.load import load_policy
-from mrt_jax.tasks.task import get_task
-from mrt_jax.training.reinforcement import Setup, prepare, train_policy
+from mrt_jax.sampling.phases import Budget
+from mrt_jax.sampling.processors import SamplingConfig
+from mrt_jax.sharding.mesh import make_mesh
+from mrt_jax.tasks.task import Problem, get_task
+from mrt_jax.training.reinforcement import prepare, train_policy
 
 WARM_START = 'warm start'
+TRAINED = 'trained'
 EQUAL_TOKENS = ', equal tokens'
 
 
@@ -48,6 +53,76 @@ class Contestant:
         return sum(totals) / max(len(totals), 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Examination:
+    """The test that every policy of a run sits.
+
+    Attributes:
+        workdir: traces are kept in its `evaluations/`, so that a resumed run reads them.
+        config: of the run.
+        problems: of the test split.
+        budget, sampling, mesh: as in training.
+    """
+
+    workdir: Path
+    config: ml_collections.ConfigDict
+    problems: Sequence[Problem]
+    budget: Budget
+    sampling: SamplingConfig
+    mesh: Mesh
+
+    def sit(self, folder: str | Path, name: str, seed: int) -> list[TraceRecord]:
+        """Traces of the policy in a folder, sampled with a seed."""
+        file_name = f'{name.replace(", ", "-").replace(" ", "-")}-{seed}.jsonl'
+        file = self.workdir / 'evaluations' / file_name
+        if file.exists():
+            return read_traces(file)
+        _say(f'evaluating {name}, seed {seed}')
+        started = time.monotonic()
+        settings = self.config.evaluation
+        records = evaluate_policy(
+            load_policy(folder, self.mesh),
+            get_task(self.config.task),
+            self.problems,
+            budget=self.budget,
+            sampling=self.sampling,
+            num_samples=settings.num_samples,
+            branches=settings.branches,
+            max_boundaries=settings.max_boundaries,
+            seed=seed,
+            batch_size=settings.batch_rows,
+            mesh=self.mesh,
+            dtype=self.config.compute_dtype,
+        )
+        _say(f'  {len(records):,} traces in {time.monotonic() - started:.0f} s')
+        file.parent.mkdir(exist_ok=True)
+        write_traces(file, {name: records})
+        return records
+
+
+def prepare_examination(config: ml_collections.ConfigDict, workdir: Path) -> Examination:
+    """Reads the test split.
+
+    Raises:
+        InputError: it has fewer problems than the config asks for.
+    """
+    problems = get_task(config.task).problems('test')
+    count = config.evaluation.num_problems
+    if not 1 <= count <= len(problems):
+        raise InputError(
+            f'evaluation.num_problems={count}: the test split of {config.task} has '
+            f'{len(problems)} problems'
+        )
+    return Examination(
+        workdir=workdir,
+        config=config,
+        problems=[problems[i] for i in range(count)],
+        budget=Budget(config.max_thinking_tokens, config.max_answer_tokens),
+        sampling=SamplingConfig(**config.sampling),
+        mesh=make_mesh(**config.mesh),
+    )
+
+
 def compare(config: ml_collections.ConfigDict, workdir: Path, note: str = '') -> Path | None:
     """Trains every arm with every seed and writes the report; goes on where it was stopped.
 
@@ -71,23 +146,17 @@ def compare(config: ml_collections.ConfigDict, workdir: Path, note: str = '') ->
     configs = {
         (arm, seed): _arm_config(config, arm, seed) for arm in config.arms for seed in config.seeds
     }
-    setups = {arm: prepare(configs[arm, config.seeds[0]]) for arm in config.arms}
-    setup = next(iter(setups.values()))
-    results: dict[str, Contestant] = {
-        WARM_START: Contestant(
-            [
-                _evaluate(workdir, setup, config.policy, WARM_START, seed)
-                for seed in config.seeds
-            ],
-            [],
-        )
-    }
+    for arm in config.arms:
+        prepare(configs[arm, config.seeds[0]])
+    examination = prepare_examination(config, workdir)
+    warm = [examination.sit(config.policy, WARM_START, seed) for seed in config.seeds]
+    results: dict[str, Contestant] = {WARM_START: Contestant(warm, [])}
     for arm in config.arms:
         for seed in config.seeds:
             if not _train(configs[arm, seed], workdir, arm, seed):
                 return None
     for arm in config.arms:
-        results[arm] = _contestant(workdir, setup, config, arm, '')
+        results[arm] = _contestant(examination, arm, '')
     if config.equal_tokens:
         most = {
             seed: max(
@@ -104,8 +173,9 @@ def compare(config: ml_collections.ConfigDict, workdir: Path, note: str = '') ->
                 configs[arm, seed].num_sampled_tokens = most[seed]
                 if not _train(configs[arm, seed], workdir, arm, seed):
                     return None
-            results[arm + EQUAL_TOKENS] = _contestant(workdir, setup, config, arm, EQUAL_TOKENS)
-    return _report(config, setup, results, workdir / 'report', note)
+            results[arm + EQUAL_TOKENS] = _contestant(examination, arm, EQUAL_TOKENS)
+    title = f'{config.task}: outcome reward and MRT from one warm start'
+    return _report(config, results, workdir / 'report', title, note)
 
 
 def _arm_config(
@@ -134,64 +204,44 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, arm: str, seed: int
     return train_policy(config, folder)
 
 
-def _contestant(
-    workdir: Path, setup: Setup, config: ml_collections.ConfigDict, arm: str, suffix: str
-) -> Contestant:
-    """Evaluates an arm's policies as they are now, or reads what an earlier run has found."""
-    seeds, curves = [], []
-    for seed in config.seeds:
-        folder = _run_folder(workdir, arm, seed)
-        policy = folder / 'policy'
-        seeds.append(_evaluate(workdir, setup, str(policy), arm + suffix, seed))
-        lines = (folder / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()
-        curves.append([json.loads(line) for line in lines])
-    return Contestant(seeds, curves)
-
-
-def _evaluate(
-    workdir: Path, setup: Setup, folder: str, name: str, seed: int
-) -> list[TraceRecord]:
-    """Traces of a policy on the test problems; kept, so that a resumed comparison reads them."""
-    file = workdir / 'evaluations' / f'{name.replace(", ", "-").replace(" ", "-")}-{seed}.jsonl'
-    if file.exists():
-        return read_traces(file)
-    settings = setup.config.evaluation
-    task = get_task(setup.config.task)
-    problems = task.problems('test')
-    if settings.num_problems > len(problems):
-        raise InputError(
-            f'evaluation.num_problems={settings.num_problems}: the test split of '
-            f'{setup.config.task} has {len(problems)}'
-        )
-    _say(f'evaluating {name}, seed {seed}')
-    started = time.monotonic()
-    records = evaluate_policy(
-        load_policy(folder, setup.mesh),
-        task,
-        [problems[i] for i in range(settings.num_problems)],
-        budget=setup.budget,
-        sampling=setup.sampling,
-        num_samples=settings.num_samples,
-        branches=settings.branches,
-        max_boundaries=settings.max_boundaries,
-        seed=seed,
-        batch_size=settings.batch_rows,
-        mesh=setup.mesh,
-        dtype=setup.config.compute_dtype,
+def _contestant(examination: Examination, arm: str, suffix: str) -> Contestant:
+    """Examines an arm's policies as they are now, or reads what an earlier run has found."""
+    seeds = examination.config.seeds
+    folders = [_run_folder(examination.workdir, arm, seed) for seed in seeds]
+    return Contestant(
+        [
+            examination.sit(folder / 'policy', arm + suffix, seed)
+            for folder, seed in zip(folders, seeds, strict=True)
+        ],
+        [_read_metrics(folder) for folder in folders],
     )
-    _say(f'  {len(records):,} traces in {time.monotonic() - started:.0f} s')
-    write_traces(file, {name: records})
-    return records
+
+
+def report_run(config: ml_collections.ConfigDict, workdir: Path, note: str = '') -> Path:
+    """The report of one finished run: the policy that it began with, if any, and its own."""
+    examination = prepare_examination(config, workdir)
+    results = {}
+    if config.policy:
+        start = examination.sit(config.policy, WARM_START, config.seed)
+        results[WARM_START] = Contestant([start], [])
+    trained = examination.sit(workdir / 'policy', TRAINED, config.seed)
+    results[TRAINED] = Contestant([trained], [_read_metrics(workdir)])
+    return _report(config, results, workdir / 'report', f'{config.task}: one run', note)
+
+
+def _read_metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def _report(
     config: ml_collections.ConfigDict,
-    setup: Setup,
     results: Mapping[str, Contestant],
     folder: Path,
+    title: str,
     note: str,
 ) -> Path:
-    budgets = list(config.evaluation.budgets) or even_budgets(setup.full_budget)
+    budgets = list(config.evaluation.budgets)
     table = results_table(results, budgets)
     write_markdown(folder / 'results.md', table, note)
     pooled = {name: _pool(contestant.seeds) for name, contestant in results.items()}
@@ -202,7 +252,7 @@ def _report(
             name: contestant.curves[0] for name, contestant in results.items() if contestant.curves
         },
         tables=(table,),
-        title=f'{config.task}: outcome reward and MRT from one warm start',
+        title=title,
         note=note,
     )
 

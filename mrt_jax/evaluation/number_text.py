@@ -100,7 +100,7 @@ def write_number(value: float | None, unit: str, *, signed: bool = False) -> str
 def write_interval(interval: Interval, unit: str, *, signed: bool = False) -> str:
     """The 95% interval as `low to high`."""
     low, high = (write_number(interval[end], unit, signed=signed) for end in ('low', 'high'))
-    return f'{low} to {high}'
+    return f'{low.removesuffix("%")} to {high}'
 
 
 def is_resolved(difference: Interval) -> bool:

@@ -116,7 +116,8 @@ def _render_headline(summary: Mapping[str, Any]) -> str:
             f'answer; its normalized regret at {int(budget):,} tokens is '
             f'{write_number(summary["normalized_regret"][budget]["mean"], "area")}.'
         ]
-    headline = ''.join(f'<p class="headline">{escape(sentence)}</p>' for sentence in sentences)
+    kind = 'headline' if len(sentences) <= 2 else 'finding'
+    headline = ''.join(f'<p class="{kind}">{escape(sentence)}</p>' for sentence in sentences)
     return headline + (
         '<p class="muted small">A trace is cut into episodes. At each boundary the meta-prover '
         f'ends the thought and answers {summary["branches"]} times; the share that is right is the '
@@ -169,10 +170,10 @@ def _render_difference(measure: Measure, interval: Mapping[str, Any], scale: flo
         )
     points = ' points' if measure.unit == 'share' else ''
     return (
-        f'<div class="difference {verdict}"><span>{escape(measure.name)}</span>'
-        f'<b>{write_number(interval["mean"], measure.unit, signed=True)}{points}</b>{drawing}'
-        f'<span class="small muted">{words}</span><span class="small muted">'
-        f'95%: {write_interval(interval, measure.unit, signed=True)}</span></div>'
+        f'<div class="difference {verdict}"><p><span>{escape(measure.name)}</span>'
+        f'<b>{write_number(interval["mean"], measure.unit, signed=True)}{points}</b></p>{drawing}'
+        f'<p class="small muted"><span>{words}</span>'
+        f'<span>95%: {write_interval(interval, measure.unit, signed=True)}</span></p></div>'
     )
 
 

@@ -37,18 +37,16 @@ p { margin: 0 0 10px; max-width: 84ch; }
   background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 16px;
 }
 .headline { font-size: 1.125rem; line-height: 1.5; margin: 0 0 12px; max-width: 74ch; }
+.finding { margin: 0 0 6px; } .finding + .muted { margin-top: 14px; }
 .swatch { display: inline-block; vertical-align: -0.1em; margin-right: 7px; }
 .swatch * { stroke: var(--series); } .swatch path:last-child { fill: var(--series); }
 
 .differences { display: grid; gap: 14px; margin: 18px 0 0; }
 .differences h3 { margin-bottom: 12px; }
-.difference {
-  display: grid; grid-template-columns: 1fr auto; gap: 2px 12px; padding: 9px 0 7px;
-  border-top: 1px solid var(--rule);
-}
-.difference b { font-variant-numeric: tabular-nums; white-space: nowrap; text-align: right; }
-.difference span:last-child { white-space: nowrap; text-align: right; }
-.difference svg { grid-column: 1 / -1; width: 100%; height: 14px; overflow: visible; }
+.difference { padding: 8px 0 6px; border-top: 1px solid var(--rule); }
+.difference p { display: flex; justify-content: space-between; gap: 12px; margin: 0; }
+.difference b { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.difference svg { display: block; width: 100%; height: 14px; margin: 2px 0; overflow: visible; }
 .better { --verdict: var(--better); } .worse { --verdict: var(--worse); }
 .open { --verdict: var(--open); }
 .difference b, .verdict { color: var(--verdict); }
@@ -65,6 +63,7 @@ tbody tr { border-top: 1px solid var(--rule); }
 td small { display: block; color: var(--muted); font-size: 0.8125rem; }
 
 @media screen and (max-width: 759px) {
+  figure.card { padding: 12px; }
   .results tr { display: grid; grid-template-columns: repeat(var(--columns), minmax(96px, 1fr)); }
   .results th, .results td { padding: 2px 0 8px 8px; text-align: left; }
   .results th:first-child, .results td, .results th:nth-child(2) { padding-left: 0; }

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 # Figures are as wide as a phone's or half a desktop's page, so that their text is read at about
 # the size it is set in, and are drawn at twice the resolution of a screen.
-SIZE_INCHES = (5.0, 3.5)
-DPI = 192
+SIZE_INCHES = (4.3, 3.2)
+DPI = 216
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,8 @@ def label_axes(axes: Axes, theme: Theme, horizontal: str, vertical: str) -> None
 def add_legend(figure: Figure, axes: Axes, theme: Theme, names: Sequence[str]) -> None:
     """Puts the legend above the plot, where it hides no data."""
     handles, _ = axes.get_legend_handles_labels()
-    columns = min(len(names), 3) if max(map(len, names)) < 18 else min(len(names), 2)
+    # As many columns as the figure is wide, at about 16 characters to an inch.
+    columns = max(1, min(len(names), int(70 / (max(map(len, names)) + 6))))
     figure.legend(
         handles,
         list(names),
@@ -111,7 +112,8 @@ def add_legend(figure: Figure, axes: Axes, theme: Theme, names: Sequence[str]) -
         frameon=False,
         fontsize=9.5,
         labelcolor=theme.text,
-        handlelength=2.6,
-        columnspacing=1.4,
+        handlelength=2.4,
+        columnspacing=1.2,
+        handletextpad=0.6,
         borderaxespad=0.2,
     )

@@ -4,7 +4,7 @@ All draw one series a policy, in the order given, with 95% intervals as bands. `
 between light and dark ground.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def plot_success(summaries: Summaries, theme: Theme) -> Figure:
             curve['low'],
             curve['high'],
             color=style['color'],
-            alpha=0.18,
+            alpha=_band_strength(summaries),
             linewidth=0,
         )
         every = max(1, len(curve['tokens']) // 8)
@@ -57,7 +57,8 @@ def plot_regret(summaries: Summaries, theme: Theme) -> Figure:
     figure, axes = new_figure(theme)
     for index, summary in enumerate(summaries.values()):
         budgets = [int(budget) for budget in summary['normalized_regret']]
-        _band(axes, budgets, list(summary['normalized_regret'].values()), index, theme)
+        values = list(summary['normalized_regret'].values())
+        _band(axes, budgets, values, index, theme, _band_strength(summaries))
     _tick_at(axes, sorted({int(b) for s in summaries.values() for b in s['normalized_regret']}))
     label_axes(axes, theme, 'token budget', 'Normalized regret (lower is better)')
     _legend_lines(figure, axes, theme, summaries)
@@ -72,7 +73,8 @@ def plot_regret_differences(
     axes.axhline(0, linewidth=1.4, **_line(series_style(0, theme)))
     for index, numbers in enumerate(differences.values(), 1):
         budgets = [int(budget) for budget in numbers['normalized_regret']]
-        _band(axes, budgets, list(numbers['normalized_regret'].values()), index, theme)
+        values = list(numbers['normalized_regret'].values())
+        _band(axes, budgets, values, index, theme, _band_strength(differences))
     _tick_at(axes, sorted({int(b) for n in differences.values() for b in n['normalized_regret']}))
     label_axes(axes, theme, 'token budget', f'Normalized regret less that of {reference}')
     _legend_lines(figure, axes, theme, [reference, *differences])
@@ -93,8 +95,17 @@ def plot_votes(summaries: Summaries, measure: str, theme: Theme) -> Figure:
         each = summary['response_tokens']['mean']
         counts = [int(k) for k in summary[measure]]
         values = list(summary[measure].values())
-        _band(axes, [k * each for k in counts], values, index, theme)
+        _band(
+            axes,
+            [k * each for k in counts],
+            values,
+            index,
+            theme,
+            _band_strength(summaries),
+        )
         ticks.update(k * each for k in counts)
+        if index and len(summaries) > 3:
+            continue  # The labels of many policies would hide each other.
         for k, value in zip(counts, values, strict=True):
             axes.annotate(
                 str(k),
@@ -203,11 +214,23 @@ def smooth_curve(values: np.ndarray, width: int) -> np.ndarray:
     return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
 
 
-def _band(axes: Axes, x: Sequence[float], values: Sequence[Any], index: int, theme: Theme) -> None:
+def _band(
+    axes: Axes,
+    x: Sequence[float],
+    values: Sequence[Any],
+    index: int,
+    theme: Theme,
+    strength: float,
+) -> None:
     style = series_style(index, theme)
     low, high = [value['low'] for value in values], [value['high'] for value in values]
-    axes.fill_between(x, low, high, color=style['color'], alpha=0.18, linewidth=0)
+    axes.fill_between(x, low, high, color=style['color'], alpha=strength, linewidth=0)
     axes.plot(x, [value['mean'] for value in values], **style)
+
+
+def _band_strength(series: Sized) -> float:
+    """Opacity of the intervals; many on top of each other must stay light."""
+    return 0.18 if len(series) <= 3 else 0.09
 
 
 def _line(style: Mapping[str, Any]) -> dict[str, Any]:
