@@ -50,6 +50,19 @@ def _shared() -> ml_collections.ConfigDict:
     config.checkpoint_every = 10  # steps
     config.keep_checkpoints = 2
     config.max_skipped_in_a_row = 5  # non-finite steps before the run stops with exit code 3
+
+    # Traces, in training and in evaluation.
+    config.max_thinking_tokens = 120
+    config.max_answer_tokens = 10
+    config.sampling = ml_collections.ConfigDict(
+        dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+    )
+
+    # Evaluation of the final policy, on the test split.
+    config.evaluation = ml_collections.ConfigDict(
+        dict(num_problems=512, num_samples=2, branches=4, max_boundaries=12, batch_rows=128,
+             budgets=(30, 50, 70, 90, 110, 130, 150))  # of the regret, tokens; the last is full
+    )
     return config
 
 
@@ -66,11 +79,6 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.prompts_per_step = 16
     config.group_size = 8  # G, rollouts of each prompt
     config.max_prompt_tokens = 20
-    config.max_thinking_tokens = 120
-    config.max_answer_tokens = 10
-    config.sampling = ml_collections.ConfigDict(
-        dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
-    )
 
     # Meta-prover.
     config.max_boundaries = 8
@@ -96,17 +104,8 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
              b1=0.9, b2=0.98, clip_norm=1.0)
     )
 
-    # Evaluation of the final policy.
-    config.evaluation = _evaluation()
     config.update(changes)
     return config
-
-
-def _evaluation() -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(
-        dict(num_problems=512, num_samples=2, branches=4, max_boundaries=16, batch_rows=128,
-             budgets=())  # budgets of the regret, tokens; (): eight even ones
-    )
 
 
 def comparison(

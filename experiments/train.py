@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -32,23 +33,35 @@ def main(argv: Sequence[str]) -> None:
     from mrt_jax.training.workdir import check_workdir
 
     check_workdir(workdir)
+    _keep_compilations(workdir.resolve().parent / '.jax_cache')
     (workdir / 'config.json').write_text(config.to_json_best_effort(indent=1) + '\n')
-    if config.objective == 'sft':
-        from mrt_jax.training.supervised import train_supervised
+    command = f'python -m experiments.train {shlex.join(sys.argv[1:])}'
+    page = run(config, workdir, command)
+    print(f'report: {page}' if page else f'stopped; run again to go on: {command}')
 
-        train_supervised(config, workdir)
-    elif config.objective == 'rl':
-        from mrt_jax.training.reinforcement import train_policy
 
-        train_policy(config, workdir)
-    elif config.objective == 'compare':
-        from mrt_jax.evaluation.comparison import compare
+def run(config: ml_collections.ConfigDict, workdir: Path, command: str) -> Path | None:
+    """Trains, evaluates and reports; None if SIGTERM has stopped it."""
+    # Flags are checked before JAX and the data are imported, which takes seconds.
+    from mrt_jax.evaluation.comparison import compare, prepare_examination, report_run
+    from mrt_jax.training.reinforcement import train_policy
+    from mrt_jax.training.supervised import train_supervised
 
-        page = compare(config, workdir, note=f'python -m experiments.train {shlex.join(sys.argv[1:])}')
-        if page:
-            print(f'report: {page}')
-    else:
+    if config.objective == 'compare':
+        return compare(config, workdir, command)
+    train = {'sft': train_supervised, 'rl': train_policy}.get(config.objective)
+    if train is None:
         raise InputError(f'objective={config.objective!r} is unknown; known: sft, rl, compare')
+    prepare_examination(config, workdir)
+    return report_run(config, workdir, command) if train(config, workdir) else None
+
+
+def _keep_compilations(folder: Path) -> None:
+    """Lets later runs beside this one, and later arms of a comparison, find compiled programs."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update('jax_compilation_cache_dir', str(folder))
 
 
 if __name__ == '__main__':

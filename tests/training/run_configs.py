@@ -1,0 +1,41 @@
+"""Runs small enough for tests: an untrained policy that the countdown tokeniser reads."""
+
+import os
+from pathlib import Path
+
+import ml_collections
+
+from configs.countdown import get_config
+from mrt_jax.policies.chat import ChatTemplate
+from mrt_jax.policies.policy import Policy
+from mrt_jax.policies.save import save_policy
+from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, countdown_tokenizer
+from tests.tiny import tiny_model
+
+
+def save_untrained_policy(folder: Path) -> str:
+    """A tiny policy folder whose traces have attempts and ends now and then."""
+    tokenizer = countdown_tokenizer()
+    # Divisible by 8, for meshes.
+    model, params = tiny_model(vocab_size=-(-tokenizer.vocab_size // 8) * 8)
+    params = {**params, 'embedding': 40 * params['embedding']}
+    chat = ChatTemplate(CHAT_TEMPLATE, tokenizer.special_tokens)
+    eos_ids = (*tokenizer.eos_ids, *range(20, 40))
+    return str(save_policy(folder, Policy(model.config, params, tokenizer, chat, eos_ids)))
+
+
+def small_run(policy: str, variant: str = 'mrt', **changes) -> ml_collections.ConfigDict:
+    """A variant of the countdown config at the smallest size."""
+    config = get_config(variant)
+    small = dict(
+        policy=policy, num_steps=4, checkpoint_every=1, prompts_per_step=2, group_size=4,
+        max_thinking_tokens=24, max_answer_tokens=4, max_boundaries=3, branches=2,
+        microbatch_rows=8,
+    )
+    config.update(small | changes)
+    return config
+
+
+def keep_data_in(folder: Path) -> None:
+    """Builds datasets below a folder of the tests rather than the user's."""
+    os.environ['MRT_JAX_DATA'] = str(folder)

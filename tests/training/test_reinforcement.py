@@ -1,0 +1,162 @@
+"""Runs of reinforcement learning: compilations, resuming, stopping, meshes, bad configs."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from mrt_jax.errors import InputError, NonFiniteError
+from mrt_jax.sampling.fork import prove_branches
+from mrt_jax.sampling.sampler import sample_rollouts
+from mrt_jax.training import reinforcement
+from mrt_jax.training.metrics import MetricsWriter
+from mrt_jax.training.reinforcement import prepare, train_policy
+from tests.training.run_configs import keep_data_in, save_untrained_policy, small_run
+
+
+@pytest.fixture(scope='module')
+def policy(tmp_path_factory):
+    keep_data_in(tmp_path_factory.mktemp('data'))
+    return save_untrained_policy(tmp_path_factory.mktemp('policy') / 'untrained')
+
+
+def read_steps(workdir, clocks=False):
+    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    if clocks:
+        return lines
+    suffixes = ('_seconds', '_per_second')
+    return [{k: v for k, v in line.items() if not k.endswith(suffixes)} for line in lines]
+
+
+@pytest.fixture(scope='module')
+def whole_run(policy, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('whole')
+    assert train_policy(small_run(policy), workdir)
+    return workdir
+
+
+def test_every_promised_metric_is_there(whole_run):
+    steps = read_steps(whole_run, clocks=True)
+    assert [step['step'] for step in steps] == [1, 2, 3, 4]
+    promised = {
+        'loss', 'reward', 'regret', 'progress', 'response_tokens', 'kl', 'entropy', 'grad_norm',
+        'tokens_per_second', 'rollout_seconds', 'prover_seconds', 'update_seconds',
+    }
+    assert all(promised <= step.keys() for step in steps)
+    assert (whole_run / 'policy' / 'model.safetensors').is_file()
+
+
+def test_sampler_and_trainer_agree(whole_run):
+    assert all(step['sampler_trainer_difference'] < 1e-4 for step in read_steps(whole_run))
+
+
+def test_all_programs_compile_in_the_first_step(policy, tmp_path, monkeypatch):
+    """One rollout shape, one prover shape, one update shape: whatever compiles, compiles once."""
+    compiled, after_step = [], []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **kwargs: compiled.append(event)
+        if event == '/jax/core/compile/backend_compile_duration' else None
+    )
+    write = MetricsWriter.write
+
+    def counted(self, step, metrics):
+        after_step.append(len(compiled))
+        return write(self, step, metrics)
+
+    monkeypatch.setattr(MetricsWriter, 'write', counted)
+    sizes = sample_rollouts._cache_size(), prove_branches._cache_size()
+    config = small_run(policy, max_prompt_tokens=21, checkpoint_every=100)
+    assert train_policy(config, tmp_path)
+    jax.monitoring.clear_event_listeners()
+    assert after_step[0] > 0
+    assert after_step == after_step[:1] * 4
+    assert sample_rollouts._cache_size() == sizes[0] + 1
+    assert prove_branches._cache_size() == sizes[1] + 1
+
+
+def test_a_resumed_run_writes_the_same_metrics(policy, whole_run, tmp_path):
+    assert train_policy(small_run(policy, num_steps=2), tmp_path)
+    assert train_policy(small_run(policy), tmp_path)
+    assert read_steps(tmp_path) == read_steps(whole_run)
+
+
+def test_sigterm_saves_and_the_run_goes_on(policy, whole_run, tmp_path, monkeypatch):
+    roll_out, calls = reinforcement.roll_out, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return roll_out(*args)
+
+    monkeypatch.setattr(reinforcement, 'roll_out', interrupted)
+    config = small_run(policy, checkpoint_every=100)
+    assert not train_policy(config, tmp_path)
+    assert len(read_steps(tmp_path)) == 2
+    assert train_policy(config, tmp_path)
+    assert read_steps(tmp_path) == read_steps(whole_run)
+
+
+def test_runs_go_on_to_a_number_of_sampled_tokens(policy, whole_run, tmp_path):
+    wanted = read_steps(whole_run)[-1]['sampled_tokens_total']
+    assert train_policy(small_run(policy, num_steps=1, num_sampled_tokens=wanted), tmp_path)
+    assert read_steps(tmp_path) == read_steps(whole_run)
+
+
+def test_a_mesh_gives_the_same_metrics(policy, whole_run, tmp_path):
+    config = small_run(policy, num_steps=1)
+    config.mesh.update(data=2, fsdp=2, tensor=2)
+    assert train_policy(config, tmp_path)
+    [sharded], single = read_steps(tmp_path), read_steps(whole_run)[0]
+    assert sharded.keys() == single.keys()
+    for name in single:
+        np.testing.assert_allclose(sharded[name], single[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize('variant', ['grpo', 'length_penalty', 'mrt_scalar', 'mrt_episode'])
+def test_every_variant_takes_a_step(policy, tmp_path, variant):
+    config = small_run(policy, variant, num_steps=1, kl_coef=0.01, evaluate_every=1)
+    assert train_policy(config, tmp_path)
+    [step] = read_steps(tmp_path)
+    assert np.isfinite(step['loss'])
+    assert ('progress' in step) == variant.startswith('mrt')
+    assert 0 <= step['validation_regret'] <= 1
+
+
+def test_non_finite_updates_stop_the_run(policy, tmp_path):
+    assert train_policy(small_run(policy, num_steps=1), tmp_path)
+    config = small_run(policy, max_skipped_in_a_row=2)
+    config.alpha = float('nan')
+    with pytest.raises(NonFiniteError, match='checkpoint of step'):
+        train_policy(config, tmp_path)
+    assert read_steps(tmp_path)[-1]['skipped'] == 1
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'max_thinking_tokens': 5000}, 'max_thinking_tokens=5000'),
+        ({'group_size': 1}, 'group_size'),
+        ({'credit': 'unknown'}, "credit='unknown'"),
+        ({'length_penalty': 'long'}, 'length_penalty'),
+        ({'branches': 0}, 'branches=0'),
+        ({'policy': '/nowhere'}, '/nowhere'),
+        ({'task': 'chess'}, 'countdown'),
+        ({'aggregation': 'mean'}, 'aggregation'),
+    ],
+)
+def test_bad_configs_are_named_before_anything_compiles(policy, changes, message):
+    config = small_run(policy)
+    config.update(changes)
+    with pytest.raises(InputError, match=message):
+        prepare(config)
+
+
+def test_microbatches_must_divide_the_rows(policy, tmp_path):
+    config = small_run(policy)
+    config.microbatch_rows = 3
+    with pytest.raises(InputError, match='microbatch_rows=3'):
+        train_policy(config, tmp_path)
