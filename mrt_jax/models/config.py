@@ -88,6 +88,8 @@ class ModelConfig:
     sliding_window: int | None = None
 
     def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise InputError(f'family {self.family!r} is none of {", ".join(FAMILIES)}')
         sizes = ('vocab_size', 'width', 'num_layers', 'num_heads', 'num_kv_heads', 'head_width',
                  'ffn_width', 'max_positions')
         for name in sizes:

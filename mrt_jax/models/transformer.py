@@ -147,6 +147,11 @@ class Transformer(nn.Module):
     dtype: str = 'float32'
     remat: str = 'none'
 
+    def __post_init__(self) -> None:
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(f'remat {self.remat!r} is none of {", ".join(REMAT_POLICIES)}')
+        super().__post_init__()
+
     @nn.compact
     def __call__(
         self,

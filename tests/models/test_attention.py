@@ -1,0 +1,92 @@
+"""Attention over several sources against one softmax over all keys in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mrt_jax.models.attention import Source, attend, visible
+
+PARENTS, FORK, HEADS, KV_HEADS, LENGTH, WIDTH = 2, 3, 4, 2, 3, 8
+SLOTS = (7, 5, 3)
+
+
+def softmax_over_all(q_XHTC, k_XHSC, v_XHSC, seen_XTS):
+    """One softmax over keys that every row and head has of its own, in float64."""
+    scores = np.einsum('xhtc,xhsc->xhts', q_XHTC, k_XHSC, dtype=np.float64) / WIDTH**0.5
+    scores = np.where(seen_XTS[:, None], scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.einsum('xhts,xhsc->xhtc', weights / weights.sum(-1, keepdims=True), v_XHSC)
+
+
+def random_sources(rng, scale):
+    """A parent shared by FORK rows, a source of its own for each row, another with hidden rows."""
+    rows = PARENTS * FORK
+    sources, wide_keys, wide_values = [], [], []
+    for slots, parents in zip(SLOTS, (PARENTS, rows, rows), strict=True):
+        k = rng.normal(size=(parents, KV_HEADS, slots, WIDTH), scale=scale).astype(np.float32)
+        v = rng.normal(size=(parents, KV_HEADS, slots, WIDTH)).astype(np.float32)
+        seen = rng.random((rows, LENGTH, slots)) < 0.5
+        sources.append(Source(k.swapaxes(2, 3), v, seen))
+        for wide, x in ((wide_keys, k), (wide_values, v)):
+            by_head = np.repeat(x, HEADS // KV_HEADS, axis=1)
+            wide.append(np.repeat(by_head, rows // parents, axis=0))
+    sources[1].visible_XTS[..., 0] = True
+    sources[2].visible_XTS[0] = False
+    seen = np.concatenate([source.visible_XTS for source in sources], axis=-1)
+    return sources, np.concatenate(wide_keys, 2), np.concatenate(wide_values, 2), seen
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([0.1, 1.0, 30.0]))
+def test_sources_merge_into_one_softmax(seed, scale):
+    rng = np.random.default_rng(seed)
+    q_XHTC = rng.normal(size=(PARENTS * FORK, HEADS, LENGTH, WIDTH)).astype(np.float32)
+    sources, keys, values, seen = random_sources(rng, scale)
+    merged = jax.jit(attend)(q_XHTC, sources)
+    np.testing.assert_allclose(
+        merged, softmax_over_all(q_XHTC, keys, values, seen), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_gradients_of_the_merge_are_those_of_one_source():
+    rng = np.random.default_rng(0)
+    q_XHTC = rng.normal(size=(2, HEADS, LENGTH, WIDTH)).astype(np.float32)
+    k = rng.normal(size=(2, KV_HEADS, WIDTH, 8)).astype(np.float32)
+    v = rng.normal(size=(2, KV_HEADS, 8, WIDTH)).astype(np.float32)
+    seen = rng.random((2, LENGTH, 8)) < 0.7
+    seen[..., 0] = True
+
+    def whole(q, k, v):
+        return jnp.sin(attend(q, [Source(k, v, seen)])).sum()
+
+    def split(q, k, v):
+        parts = [Source(k[..., :3], v[:, :, :3], seen[..., :3]),
+                 Source(k[..., 3:], v[:, :, 3:], seen[..., 3:])]
+        return jnp.sin(attend(q, parts)).sum()
+
+    expected = jax.grad(whole, argnums=(0, 1, 2))(q_XHTC, k, v)
+    for got, want in zip(jax.grad(split, argnums=(0, 1, 2))(q_XHTC, k, v), expected, strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_a_query_that_sees_nothing_stays_finite():
+    q_XHTC = jnp.ones((1, HEADS, 1, WIDTH))
+    source = Source(
+        jnp.ones((1, KV_HEADS, WIDTH, 4)), jnp.ones((1, KV_HEADS, 4, WIDTH)),
+        jnp.zeros((1, 1, 4), bool),
+    )
+    value, gradient = jax.value_and_grad(lambda q: attend(q, [source, source]).sum())(q_XHTC)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+def test_visible_is_causal_windowed_and_limited():
+    queries_XT = jnp.array([[4, -1], [2, 6]])
+    keys_BS = jnp.array([[-1, 0, 1, 2, 3, 4, 5]])
+    seen = visible(queries_XT, keys_BS, window=3, limit_X=jnp.array([4, 9]))
+    keys_seen = [
+        [np.asarray(keys_BS)[0, seen[row, query]].tolist() for query in range(2)]
+        for row in range(2)
+    ]
+    assert keys_seen == [[[2, 3], []], [[0, 1, 2], [4, 5]]]

@@ -1,0 +1,138 @@
+"""Padding, packing, rematerialisation, dtypes and fresh parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mrt_jax.models.transformer import (
+    REMAT_POLICIES,
+    Transformer,
+    abstract_params,
+    init_params,
+    logical_axes,
+    unembedding,
+)
+from tests.tiny import tiny_config, tiny_model
+
+TOKENS_BT = np.random.default_rng(0).integers(0, 64, (2, 12), dtype=np.int32)
+POSITIONS_BT = np.broadcast_to(np.arange(12, dtype=np.int32), (2, 12))
+
+
+def test_padding_changes_nothing():
+    model, params = tiny_model()
+    read = jax.jit(model.apply)
+    whole, (k, v) = read({'params': params}, TOKENS_BT, POSITIONS_BT)
+    for left, right in ((0, 4), (3, 1)):
+        pad = ((0, 0), (left, right))
+        tokens = np.pad(TOKENS_BT, pad, constant_values=7)
+        positions = np.pad(POSITIONS_BT, pad, constant_values=-1)
+        padded, (padded_k, padded_v) = read({'params': params}, tokens, positions)
+        kept = slice(left, left + 12)
+        np.testing.assert_allclose(padded[:, kept], whole, atol=1e-5)
+        np.testing.assert_allclose(padded_k[..., kept, :], k, atol=1e-5)
+        np.testing.assert_allclose(padded_v[..., kept, :], v, atol=1e-5)
+        assert np.isfinite(padded).all()
+
+
+@pytest.mark.parametrize('window', [None, 3])
+def test_packed_segments_equal_rows_of_their_own(window):
+    model, params = tiny_model(sliding_window=window)
+    whole, _ = model.apply({'params': params}, TOKENS_BT, POSITIONS_BT)
+    packed, _ = model.apply(
+        {'params': params},
+        TOKENS_BT.reshape(1, 24),
+        POSITIONS_BT.reshape(1, 24),
+        np.repeat(np.arange(2), 12)[None],
+    )
+    np.testing.assert_allclose(packed.reshape(whole.shape), whole, atol=1e-5)
+
+
+def test_later_tokens_and_other_rows_change_nothing():
+    model, params = tiny_model()
+    before, _ = model.apply({'params': params}, TOKENS_BT, POSITIONS_BT)
+    changed = TOKENS_BT.copy()
+    changed[0, 8:] += 1
+    changed[1] = changed[1, ::-1]
+    after, _ = model.apply({'params': params}, changed % 64, POSITIONS_BT)
+    np.testing.assert_array_equal(before[0, :8], after[0, :8])
+    assert not np.allclose(before[0, 8:], after[0, 8:])
+
+
+def loss(params, model):
+    hidden, _ = model.apply({'params': params}, TOKENS_BT, POSITIONS_BT)
+    return jnp.square(hidden @ unembedding(params, model.config)).mean()
+
+
+@pytest.mark.parametrize('remat', [name for name in REMAT_POLICIES if name != 'none'])
+def test_rematerialisation_changes_no_gradient(remat):
+    plain, params = tiny_model(qk_norm=True)
+    frugal = Transformer(plain.config, remat=remat)
+    expected = jax.jit(jax.grad(loss), static_argnums=1)(params, plain)
+    got = jax.jit(jax.grad(loss), static_argnums=1)(params, frugal)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), got, expected)
+
+
+def test_gradients_agree_with_differences():
+    """The derivative along a random direction, by central differences."""
+    model, params = tiny_model(attention_bias=True, output_bias=True, mlp_bias=True, num_layers=1)
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)(params, model)
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(5), len(leaves))
+    direction = jax.tree.unflatten(
+        structure, [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    )
+    slope = sum(
+        jnp.vdot(a, b) for a, b in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True)
+    )
+    step = 1e-3
+    ahead, behind = (
+        loss(jax.tree.map(lambda x, d, s=sign: x + s * step * d, params, direction), model)
+        for sign in (1, -1)
+    )
+    np.testing.assert_allclose((ahead - behind) / (2 * step), slope, rtol=2e-2)
+
+
+def test_compute_dtype_is_of_activations_only():
+    model, params = tiny_model(dtype='bfloat16')
+    hidden, (k, v) = model.apply({'params': params}, TOKENS_BT, POSITIONS_BT)
+    assert {x.dtype for x in (hidden, k, v)} == {jnp.dtype('bfloat16')}
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('float32')}
+    exact, _ = Transformer(model.config).apply({'params': params}, TOKENS_BT, POSITIONS_BT)
+    np.testing.assert_allclose(hidden.astype(np.float32), exact, atol=0.1)
+
+
+def test_a_fresh_model_starts_near_uniform():
+    """Neither the depth nor the width of a fresh model makes its first logits large."""
+    for changes in ({}, dict(num_layers=8), dict(width=128, tie_embeddings=False)):
+        model, params = tiny_model(**changes)
+        hidden, _ = model.apply({'params': params}, TOKENS_BT, POSITIONS_BT)
+        logits = hidden @ unembedding(params, model.config)
+        entropy = -(jax.nn.softmax(logits) * jax.nn.log_softmax(logits)).sum(-1)
+        assert entropy.mean() > 0.8 * np.log(64), changes
+
+
+def test_every_parameter_has_logical_axes():
+    config = tiny_config(
+        attention_bias=True, output_bias=True, mlp_bias=True, qk_norm=True, tie_embeddings=False
+    )
+    model = Transformer(config)
+    shapes, axes = abstract_params(model), logical_axes(model)
+    ranks = jax.tree.map(lambda shape: shape.ndim, shapes)
+    named = jax.tree.map(len, axes, is_leaf=lambda node: isinstance(node, tuple))
+    assert ranks == named
+    layers = jax.tree.leaves(axes['layers'], is_leaf=lambda node: isinstance(node, tuple))
+    assert all(names[0] == 'layers' for names in layers)
+    assert shapes == jax.eval_shape(lambda: init_params(model, jax.random.key(1)))
+
+
+def test_unembedding_is_the_embedding_where_tied():
+    model, params = tiny_model()
+    np.testing.assert_array_equal(unembedding(params, model.config), params['embedding'].T)
+    model, params = tiny_model(tie_embeddings=False)
+    np.testing.assert_array_equal(unembedding(params, model.config), params['unembedding'])
+
+
+def test_unknown_remat_policy_is_refused():
+    with pytest.raises(ValueError, match="remat 'some'.*none, dots, full"):
+        Transformer(tiny_config(), remat='some')

@@ -1,0 +1,83 @@
+"""Meshes that the devices make up, and proposals where they do not; eight virtual devices."""
+
+import jax
+import pytest
+
+from mrt_jax.errors import InputError
+from mrt_jax.sharding.mesh import AXES, make_mesh, row_shards, validate_mesh
+from tests.tiny import tiny_config
+
+
+def test_one_device_is_a_mesh():
+    mesh = make_mesh()
+    assert mesh.axis_names == AXES
+    assert mesh.devices.tolist() == [[[[jax.devices()[0]]]]]
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'shape'),
+    [
+        (dict(data=8), (8, 1, 1, 1)),
+        (dict(data=-1), (8, 1, 1, 1)),
+        (dict(fsdp=-1, tensor=2), (1, 4, 2, 1)),
+        (dict(data=2, fsdp=2, tensor=2), (2, 2, 2, 1)),
+        (dict(data=3), (3, 1, 1, 1)),
+        (dict(sequence=-1, devices=jax.devices()[:4]), (1, 1, 1, 4)),
+    ],
+)
+def test_sizes_of_the_axes(sizes, shape):
+    assert make_mesh(**sizes).devices.shape == shape
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'complaint', 'proposal'),
+    [
+        (dict(data=9), 'mesh data=9: needs 9 devices, there are 8', dict(data=8)),
+        (dict(data=4, tensor=4), 'needs 16 devices', dict(data=2, tensor=4)),
+        (dict(data=3, tensor=-1), 'groups of 3', dict(data=8)),
+        (dict(data=-1, fsdp=-1), 'only one axis may be -1', dict(data=8)),
+        (dict(tensor=0), 'tensor must be at least 1', dict(data=8)),
+        (dict(data=-2, tensor=2), 'data must be at least 1', dict(data=4, tensor=2)),
+        (dict(sequence=2, fsdp=8), 'needs 16', dict(fsdp=4, sequence=2)),
+        (dict(data=2, devices=jax.devices()[:3]), 'there are 3', dict(data=3)),
+    ],
+)
+def test_impossible_sizes_come_with_a_proposal_that_works(sizes, complaint, proposal):
+    with pytest.raises(InputError) as error:
+        make_mesh(**sizes)
+    assert complaint in str(error.value)
+    assert str(error.value).endswith(
+        'for example ' + ','.join(f'{axis}={size}' for axis, size in proposal.items())
+    )
+    make_mesh(**proposal, devices=sizes.get('devices'))
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'batch', 'complaint', 'proposal'),
+    [
+        (dict(tensor=8), {}, 'num_heads 4 is not a multiple of tensor 8', dict(data=4, tensor=2)),
+        (dict(tensor=4), {}, 'num_kv_heads 2 is not a multiple', dict(data=2, tensor=2)),
+        (dict(data=8), dict(rows=12), '12 rows are not a multiple of data x fsdp = 8',
+         dict(data=4)),
+        (dict(fsdp=8), dict(rows=12), '12 rows', dict(fsdp=4)),
+        (dict(data=2, fsdp=2), dict(rows=2), '2 rows', dict(fsdp=2)),
+        (dict(fsdp=3), {}, 'width 32 is not a multiple of fsdp 3', dict(data=3)),
+        (dict(sequence=8), dict(rows=4, tokens=12), 'tokens of a row 12',
+         dict(data=2, sequence=4)),
+    ],
+)
+def test_meshes_that_do_not_divide_the_model_or_batch(sizes, batch, complaint, proposal):
+    config = tiny_config()
+    with pytest.raises(InputError) as error:
+        validate_mesh(make_mesh(**sizes), config, **batch)
+    assert complaint in str(error.value)
+    assert str(error.value).endswith(
+        'for example ' + ','.join(f'{axis}={size}' for axis, size in proposal.items())
+    )
+    validate_mesh(make_mesh(**proposal), config, **batch)
+
+
+def test_meshes_that_divide():
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    assert row_shards(mesh) == 4
+    validate_mesh(mesh, tiny_config(), rows=8, tokens=7)
