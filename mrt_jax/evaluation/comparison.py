@@ -76,7 +76,7 @@ class Examination:
         file_name = f'{name.replace(", ", "-").replace(" ", "-")}-{seed}.jsonl'
         file = self.workdir / 'evaluations' / file_name
         if file.exists():
-            return read_traces(file)
+            return read_traces(file)[name]
         _say(f'evaluating {name}, seed {seed}')
         started = time.monotonic()
         settings = self.config.evaluation

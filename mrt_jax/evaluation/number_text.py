@@ -99,6 +99,8 @@ def write_number(value: float | None, unit: str, *, signed: bool = False) -> str
 
 def write_interval(interval: Interval, unit: str, *, signed: bool = False) -> str:
     """The 95% interval as `low to high`."""
+    if interval['low'] is None and interval['high'] is None:
+        return 'not defined'
     low, high = (write_number(interval[end], unit, signed=signed) for end in ('low', 'high'))
     return f'{low.removesuffix("%")} to {high}'
 
