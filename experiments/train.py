@@ -9,8 +9,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     print(f'report: {page}' if page else f'stopped; run again to go on: {command}')
 
 
-def run(config: ml_collections.ConfigDict, workdir: Path, command: str) -> Path | None:
+def run(config: Any, workdir: Path, command: str) -> Path | None:
     """Trains, evaluates and reports; None if SIGTERM has stopped it."""
     # Flags are checked before JAX and the data are imported, which takes seconds.
     from mrt_jax.evaluation.comparison import compare, prepare_examination, report_run

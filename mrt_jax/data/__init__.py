@@ -1,1 +1,1 @@
-"""Datasets: puzzles and demonstrations made by procedure, stored by tensorflow-datasets, iterated."""
+"""Datasets: puzzles and demonstrations made by procedure, stored and iterated."""

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_collections
 from jax.sharding import Mesh
 
 from mrt_jax.errors import InputError
@@ -65,7 +64,7 @@ class Examination:
     """
 
     workdir: Path
-    config: ml_collections.ConfigDict
+    config: Any
     problems: Sequence[Problem]
     budget: Budget
     sampling: SamplingConfig
@@ -100,7 +99,7 @@ class Examination:
         return records
 
 
-def prepare_examination(config: ml_collections.ConfigDict, workdir: Path) -> Examination:
+def prepare_examination(config: Any, workdir: Path) -> Examination:
     """Reads the test split.
 
     Raises:
@@ -123,7 +122,7 @@ def prepare_examination(config: ml_collections.ConfigDict, workdir: Path) -> Exa
     )
 
 
-def compare(config: ml_collections.ConfigDict, workdir: Path, note: str = '') -> Path | None:
+def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
     """Trains every arm with every seed and writes the report; goes on where it was stopped.
 
     With `config.equal_tokens`, arms that have sampled fewer tokens than the arm that has sampled
@@ -179,8 +178,8 @@ def compare(config: ml_collections.ConfigDict, workdir: Path, note: str = '') ->
 
 
 def _arm_config(
-    config: ml_collections.ConfigDict, arm: str, seed: int
-) -> ml_collections.ConfigDict:
+    config: Any, arm: str, seed: int
+) -> Any:
     arm_config = config.copy_and_resolve_references()
     overrides = arm_config.arms[arm]
     with arm_config.unlocked():
@@ -194,7 +193,7 @@ def _run_folder(workdir: Path, arm: str, seed: int) -> Path:
     return workdir / 'runs' / f'{arm}-{seed}'
 
 
-def _train(config: ml_collections.ConfigDict, workdir: Path, arm: str, seed: int) -> bool:
+def _train(config: Any, workdir: Path, arm: str, seed: int) -> bool:
     """Trains one arm with one seed, or goes on; False if SIGTERM has stopped it."""
     folder = _run_folder(workdir, arm, seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -217,7 +216,7 @@ def _contestant(examination: Examination, arm: str, suffix: str) -> Contestant:
     )
 
 
-def report_run(config: ml_collections.ConfigDict, workdir: Path, note: str = '') -> Path:
+def report_run(config: Any, workdir: Path, note: str = '') -> Path:
     """The report of one finished run: the policy that it began with, if any, and its own."""
     examination = prepare_examination(config, workdir)
     results = {}
@@ -235,7 +234,7 @@ def _read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def _report(
-    config: ml_collections.ConfigDict,
+    config: Any,
     results: Mapping[str, Contestant],
     folder: Path,
     title: str,

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mrt_jax.data.countdown_puzzles import SPECS, CountdownSpec, Puzzle
+from mrt_jax.data.sequences import MappedSequence
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.episodes import AttemptMarkers
 from mrt_jax.tasks.expressions import ExpressionError, parse
-from mrt_jax.data.sequences import MappedSequence
 from mrt_jax.tasks.task import Problem, Task, Verdict
 
 ATTEMPT = 'Try '

@@ -52,7 +52,7 @@ give_credit = jax.jit(assign_credit, static_argnames='config')
 class Setup:
     """Everything that a run of reinforcement learning fixes before its first step."""
 
-    config: ml_collections.FrozenConfigDict
+    config: Any
     policy: Policy
     model: Transformer
     mesh: jax.sharding.Mesh
@@ -76,7 +76,7 @@ class Setup:
         return self.config.max_prompt_tokens + response
 
 
-def prepare(config: ml_collections.ConfigDict) -> Setup:
+def prepare(config: Any) -> Setup:
     """Reads the policy and the data, and checks the config against them; compiles nothing.
 
     Raises:
@@ -127,7 +127,7 @@ def prepare(config: ml_collections.ConfigDict) -> Setup:
     return setup
 
 
-def train_policy(config: ml_collections.ConfigDict, workdir: Path) -> bool:
+def train_policy(config: Any, workdir: Path) -> bool:
     """Trains the policy that a config names and writes it to `workdir/policy`.
 
     Returns:
@@ -299,7 +299,7 @@ def describe(setup: Setup, experience: Experience, proof: Proof | None) -> dict[
 
 
 def validate(setup: Setup, params: Any) -> dict[str, Any]:
-    """Success and regret on fixed problems of the validation split, with the same keys each time."""
+    """Success and regret on fixed problems of the validation split, with fixed keys."""
     key = jax.random.key(0)
     experience, answers = roll_out(setup, params, list(setup.validation), key)
     proof = ask_prover(setup, params, experience, answers, key)

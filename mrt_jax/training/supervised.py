@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 from mrt_jax.data.countdown_dataset import load_puzzles
@@ -53,7 +52,7 @@ def _solutions(numbers: tuple[int, ...], target: int, max_value: int) -> tuple:
     return tuple(find_solutions(numbers, target, max_value))
 
 
-def train_supervised(config: ml_collections.ConfigDict, workdir: Path) -> bool:
+def train_supervised(config: Any, workdir: Path) -> bool:
     """Trains a fresh policy and writes it to `workdir/policy`.
 
     Args:
