@@ -96,11 +96,11 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.clip_high = 0.2
     config.kl_coef = 0.0  # k3 penalty towards the policy folder that the run began with
     config.entropy_coef = 0.0
-    config.aggregation = 'token'  # mean over: token | sequence | constant
+    config.aggregation = 'sequence'  # mean over: token | sequence | constant
     config.updates_per_step = 1  # passes over each batch of rollouts
     config.microbatch_rows = 16
     config.optimizer = ml_collections.ConfigDict(
-        dict(learning_rate=3e-4, schedule='constant', warmup_steps=2, weight_decay=0.0,
+        dict(learning_rate=1.5e-4, schedule='constant', warmup_steps=2, weight_decay=0.0,
              b1=0.9, b2=0.98, clip_norm=1.0)
     )
 

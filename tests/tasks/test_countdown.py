@@ -1,0 +1,96 @@
+"""The countdown checker: what counts as the answer, and what is right."""
+
+import random
+import time
+
+import pytest
+
+from mrt_jax.errors import InputError
+from mrt_jax.tasks.countdown import check
+from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, countdown_tokenizer
+from mrt_jax.tasks.task import get_task
+
+ANSWER = {'numbers': [3, 5, 7], 'target': 22}
+END = '</think>\nAnswer: '
+
+
+@pytest.mark.parametrize(
+    ('response', 'correct', 'extracted', 'reason'),
+    [
+        (f'Try 3*5=15,15+7=22 yes\n{END}3*5+7', True, '3*5+7', 'equal'),
+        (f'{END}7+5*3', True, '7+5*3', 'equal'),
+        (f'{END}(3*5)+7', True, '(3*5)+7', 'equal'),
+        (f'{END}3×5+7', True, '3×5+7', 'equal'),
+        (f'{END} 3 * 5 + 7 \nmore text', True, '3 * 5 + 7', 'equal'),
+        (f'{END}3*7+5', False, '3*7+5', 'different'),
+        (f'{END}22', False, '22', 'different'),
+        (f'{END}3*5+7+0', False, '3*5+7+0', 'different'),
+        (f'{END}3*5+7*1', False, '3*5+7*1', 'different'),
+        (f'{END}5+7+3+7', False, '5+7+3+7', 'different'),
+        (f'{END}3+5', False, '3+5', 'different'),
+        (f'{END}3*5+7=22', False, '3*5+7=22', 'error'),
+        (f'{END}three', False, 'three', 'error'),
+        (f'{END}7/(5-5)', False, '7/(5-5)', 'error'),
+        (f'{END}', False, None, 'no_answer'),
+        ('3*5+7', False, None, 'no_answer'),
+        ('Answer: 3*5+7', False, None, 'no_answer'),
+        ('Answer: 3*5+7\n</think>\n', False, None, 'no_answer'),
+        (f'{END}3*5+7{END}3+5+7', False, '3+5+7', 'different'),
+        (f'{END}3+5+7\nAnswer: 3*5+7', True, '3*5+7', 'equal'),
+        ('', False, None, 'no_answer'),
+    ],
+)
+def test_verdicts(response, correct, extracted, reason):
+    verdict = check(response, ANSWER)
+    assert (verdict.correct, verdict.extracted, verdict.reason) == (correct, extracted, reason)
+
+
+def test_at_most_once_when_not_all_must_be_used():
+    answer = {'numbers': [3, 5, 7, 7], 'target': 22, 'use_all': False}
+    assert check(f'{END}3*5+7', answer).correct
+    assert not check(f'{END}5+7+7+3', answer | {'target': 23}).correct
+    assert not check(f'{END}3*5+7', answer | {'use_all': True}).correct
+    assert not check(f'{END}3*3+7+7-1', answer | {'target': 22}).correct
+
+
+@pytest.mark.parametrize(
+    'answer',
+    [None, 22, '22', [], {}, {'numbers': [3]}, {'target': 3}, {'numbers': [], 'target': 3},
+     {'numbers': ['3'], 'target': 3}, {'numbers': [3], 'target': '3'},
+     {'numbers': [True], 'target': 3}, {'numbers': [3], 'target': 3, 'use_all': 'yes'}],
+)
+def test_malformed_answers_are_the_inputs_fault(answer):
+    with pytest.raises(InputError, match='a countdown answer looks like'):
+        check(f'{END}3', answer)
+
+
+def test_hostile_responses_cost_nothing():
+    rng = random.Random(0)
+    alphabet = '0123456789+-*/() .^eEx_²٣\n'
+    hostile = [''.join(rng.choices(alphabet, k=rng.randint(0, 300))) for _ in range(500)]
+    hostile += ['9**9**9', '(' * 10**6, '9' * 10**6, '1/' * 10**5 + '0', '\\boxed{22}', '1-' * 99]
+    started = time.monotonic()
+    verdicts = [check(END + text, ANSWER) for text in hostile]
+    assert time.monotonic() - started < 5
+    assert not any(verdict.correct for verdict in verdicts)
+
+
+def test_unknown_tasks_are_named():
+    with pytest.raises(InputError, match='countdown'):
+        get_task('chess')
+
+
+@pytest.mark.parametrize(
+    'text', ['Try 3+5=8,8*7=56 no\n', '1234 héllo ☃ 200 199', '<|user|>Numbers: 3\n<|end|>', '\x00\ufffd']
+)
+def test_the_tokeniser_loses_nothing(text):
+    tokenizer = countdown_tokenizer()
+    ids = tokenizer.encode(text)
+    assert b''.join(tokenizer.token_bytes[i] for i in ids).decode() == text
+
+
+def test_markers_and_numbers_are_single_tokens():
+    tokenizer = countdown_tokenizer()
+    assert len(tokenizer.encode('Try 15*7=105 no\n')) == 8
+    assert len(tokenizer.encode('</think>\nAnswer: ')) == 3
+    assert 'assistant' in CHAT_TEMPLATE
