@@ -88,7 +88,6 @@ def test_normalized_regret_of_the_oracle_and_of_failure(curves, tokens_BE):
     oracle_BC = normalized_regret(free_BE, ones_BE, mask_BE, BUDGETS_C)
     np.testing.assert_allclose(oracle_BC, np.zeros_like(oracle_BC), atol=1e-12)
     oracle_BC = normalized_regret(tokens_BE, ones_BE, mask_BE, BUDGETS_C)
-    ramp_BC = np.minimum(tokens_BE[:, :1] / BUDGETS_C, 2 - BUDGETS_C / tokens_BE[:, :1]) / 2
     ramp_BC = np.where(
         BUDGETS_C < tokens_BE[:, :1],
         1 - BUDGETS_C / tokens_BE[:, :1] / 2,

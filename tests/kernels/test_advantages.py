@@ -1,0 +1,162 @@
+"""Advantages against references, and the properties that make them the right ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mrt_jax.kernels.advantages import (
+    episode_credit,
+    group_advantages,
+    length_penalty_arora,
+    length_penalty_kimi,
+    scalar_credit,
+    spread,
+    to_go_credit,
+)
+from tests.kernels import reference_advantages
+from tests.kernels.curves import COLUMNS, ROWS, permutations, success_curves
+
+GROUP = 4
+normalise = jax.jit(group_advantages, static_argnames=('group_size', 'scale', 'epsilon'))
+kimi = jax.jit(length_penalty_kimi, static_argnames='group_size')
+arora = jax.jit(length_penalty_arora, static_argnames='group_size')
+scalar = jax.jit(scalar_credit, static_argnames='group_size')
+per_episode, to_go = jax.jit(episode_credit), jax.jit(to_go_credit)
+lay = jax.jit(spread, static_argnames='tokens')
+
+rewards = st.lists(st.integers(-4, 4), min_size=2 * GROUP, max_size=2 * GROUP).map(
+    lambda quarters: np.array(quarters, np.float32) / 4
+)
+outcomes = st.lists(st.booleans(), min_size=2 * GROUP, max_size=2 * GROUP).map(
+    lambda correct: np.array(correct, np.float32)
+)
+lengths = st.lists(st.integers(1, 5000), min_size=2 * GROUP, max_size=2 * GROUP).map(np.array)
+
+
+def grouped(values_B):
+    return np.asarray(values_B).reshape(-1, GROUP)
+
+
+@settings(max_examples=50, deadline=None)
+@given(rewards, st.permutations(range(GROUP)).map(np.array))
+def test_group_advantages(rewards_B, order):
+    for scale in ('std', 'none'):
+        found_B = np.asarray(normalise(rewards_B, GROUP, scale=scale, epsilon=1e-4))
+        for found, group in zip(grouped(found_B), grouped(rewards_B).tolist(), strict=True):
+            expected = reference_advantages.group_advantages(group, scale, 1e-4)
+            np.testing.assert_allclose(found, expected, atol=2e-5)
+        np.testing.assert_allclose(grouped(found_B).sum(axis=1), 0, atol=1e-4)
+        permuted_B = normalise(grouped(rewards_B)[:, order].ravel(), GROUP, scale=scale)
+        np.testing.assert_allclose(permuted_B, grouped(found_B)[:, order].ravel(), atol=1e-4)
+        swapped_B = normalise(grouped(rewards_B)[::-1].ravel(), GROUP, scale=scale)
+        np.testing.assert_allclose(swapped_B, grouped(found_B)[::-1].ravel(), atol=1e-4)
+
+
+def test_alpha_and_a_shared_baseline_cancel_under_group_normalisation():
+    """MRT section 3.2: r' = r + alpha (r - J) with one J for the group is r to the normaliser."""
+    generator = np.random.default_rng(0)
+    rewards_B = generator.integers(0, 2, 8 * GROUP).astype(np.float32)
+    success_B = np.repeat(generator.random(8), GROUP).astype(np.float32)
+    plain_B = normalise(rewards_B, GROUP, epsilon=0.0)
+    signal_B = np.repeat(np.ptp(grouped(rewards_B), axis=1) > 0, GROUP)
+    for alpha in (0.2, 1.6):
+        mixed_B = rewards_B + alpha * (rewards_B - success_B)
+        found_B = normalise(mixed_B.astype(np.float32), GROUP, epsilon=0.0)
+        np.testing.assert_allclose(found_B[signal_B], plain_B[signal_B], rtol=1e-5)
+        scaled_B = normalise(mixed_B.astype(np.float32), GROUP, scale='none')
+        expected_B = (1 + alpha) * normalise(rewards_B, GROUP, scale='none')
+        np.testing.assert_allclose(scaled_B, expected_B, atol=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(outcomes, lengths)
+def test_length_penalties(correct_B, lengths_B):
+    for penalise, reference in (
+        (kimi, reference_advantages.length_penalty_kimi),
+        (arora, reference_advantages.length_penalty_arora),
+    ):
+        found_B = np.asarray(penalise(correct_B, lengths_B, GROUP))
+        for found, right, tokens in zip(
+            grouped(found_B), grouped(correct_B), grouped(lengths_B), strict=True
+        ):
+            expected = reference(right.tolist(), tokens.tolist())
+            np.testing.assert_allclose(found, expected, atol=2e-4)
+            order = np.argsort(tokens[right > 0])
+            assert (np.diff(found[right > 0][order]) <= 0).all()  # longer is never better
+            assert (found[right == 0] <= 0).all()
+
+
+def test_penalties_spare_groups_of_equal_lengths_and_of_wrong_rows():
+    same_B, none_B = jnp.full(GROUP, 7), jnp.zeros(GROUP)
+    np.testing.assert_array_equal(kimi(jnp.ones(GROUP), same_B, GROUP), np.zeros(GROUP))
+    np.testing.assert_array_equal(arora(none_B, jnp.arange(GROUP), GROUP), np.zeros(GROUP))
+
+
+@settings(max_examples=40, deadline=None)
+@given(success_curves(), permutations)
+def test_credits_of_episodes(curves, order):
+    success_BE, mask_BE = curves
+    spoilt_BE = np.where(mask_BE, success_BE, np.nan).astype(np.float32)
+    for kind, credit in (('episode', per_episode), ('to_go', to_go)):
+        found_BX = np.asarray(credit(success_BE, mask_BE))
+        for found, success, mask in zip(found_BX, success_BE, mask_BE, strict=True):
+            expected = reference_advantages.credit_of_episodes(success[mask].tolist(), kind)
+            assert found[: len(expected)].tolist() == expected
+            assert not found[len(expected) :].any()
+        np.testing.assert_array_equal(credit(spoilt_BE, mask_BE), found_BX)
+        np.testing.assert_array_equal(credit(success_BE[order], mask_BE[order]), found_BX[order])
+
+
+@settings(max_examples=30, deadline=None)
+@given(success_curves())
+def test_scalar_is_the_telescoped_progress_less_its_mean(curves):
+    success_BE, mask_BE = curves
+    last_B = np.array(
+        [success[mask][-1] for success, mask in zip(success_BE, mask_BE, strict=True)]
+    )
+    total_B = last_B - success_BE[:, 0]
+    found_B = np.asarray(scalar(success_BE, mask_BE, ROWS))
+    np.testing.assert_allclose(found_B, total_B - total_B.mean(), atol=1e-6)
+
+
+def test_an_average_step_forward_is_rewarded():
+    """Progress is not centred over episodes: steady progress is credit above 0 everywhere."""
+    success_BE = jnp.linspace(0, 1, COLUMNS)[None]
+    credit_BX = episode_credit(success_BE, jnp.ones((1, COLUMNS), bool))
+    np.testing.assert_allclose(credit_BX, np.full((1, COLUMNS - 1), 1 / (COLUMNS - 1)), atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(success_curves(), st.integers(0, 2**32 - 1))
+def test_spread(curves, seed):
+    credit_BE, mask_BE = curves
+    generator = np.random.default_rng(seed)
+    # Boundaries as `segment` gives them: increasing up to the end, then the end repeated.
+    steps_BE = np.where(mask_BE, generator.integers(1, 4, mask_BE.shape), 0)
+    steps_BE[:, 0] = 0
+    boundaries_BE = np.cumsum(steps_BE, axis=1)
+    credit_BX = credit_BE[:, 1:]
+    found_BT = np.asarray(lay(credit_BX, boundaries_BE, tokens=20))
+    for found, credit, boundaries in zip(found_BT, credit_BX, boundaries_BE, strict=True):
+        assert found.tolist() == reference_advantages.spread(
+            credit.tolist(), boundaries.tolist(), 20
+        )
+
+
+@pytest.mark.parametrize('rows, size', [(6, 4), (4, 1), (4, 0)])
+def test_rows_that_form_no_groups_are_refused(rows, size):
+    for call in (
+        lambda: group_advantages(jnp.zeros(rows), size),
+        lambda: length_penalty_kimi(jnp.zeros(rows), jnp.zeros(rows), size),
+        lambda: length_penalty_arora(jnp.zeros(rows), jnp.zeros(rows), size),
+    ):
+        with pytest.raises(ValueError, match=f'{rows} rows cannot form groups of {size}'):
+            call()
+
+
+def test_unknown_scale_is_refused():
+    with pytest.raises(ValueError, match="'variance' is unknown; known: 'std', 'none'"):
+        group_advantages(jnp.zeros(4), 2, scale='variance')

@@ -1,0 +1,103 @@
+"""Log-probabilities in windows against those of all logits at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mrt_jax.kernels.logprobs import token_logprobs
+
+ROWS, COLUMNS, WIDTH, VOCABULARY = 3, 10, 8, 50
+
+
+def naive(hidden_BTD, unembedding_DV, targets_BT):
+    logits_BTV = hidden_BTD.astype(jnp.float32) @ unembedding_DV.astype(jnp.float32)
+    normalised_BTV = jax.nn.log_softmax(logits_BTV)
+    picked_BT1 = jnp.take_along_axis(normalised_BTV, targets_BT[..., None], axis=-1)
+    return picked_BT1[..., 0], -(jnp.exp(normalised_BTV) * normalised_BTV).sum(-1)
+
+
+@pytest.fixture(scope='module')
+def arrays():
+    keys = jax.random.split(jax.random.key(0), 3)
+    return (
+        3 * jax.random.normal(keys[0], (ROWS, COLUMNS, WIDTH)),
+        jax.random.normal(keys[1], (WIDTH, VOCABULARY)),
+        jax.random.randint(keys[2], (ROWS, COLUMNS), 0, VOCABULARY),
+    )
+
+
+# Windows of less than a column, of some columns (dividing 10 or not), of all and of more.
+@pytest.mark.parametrize('chunk', [1, 6, 9, 30, 1024])
+def test_values_and_gradients_are_those_of_full_logits(arrays, chunk):
+    hidden_BTD, unembedding_DV, targets_BT = arrays
+
+    def total(function, **options):
+        def weighted(hidden_BTD, unembedding_DV):
+            logprobs_BT, entropies_BT = function(hidden_BTD, unembedding_DV, targets_BT, **options)
+            weights_BT = jnp.arange(ROWS * COLUMNS).reshape(ROWS, COLUMNS) / 10
+            return (weights_BT * (logprobs_BT - 0.3 * entropies_BT)).sum(), logprobs_BT
+
+        return jax.jit(jax.value_and_grad(weighted, argnums=(0, 1), has_aux=True))
+
+    found = total(token_logprobs, chunk=chunk)(hidden_BTD, unembedding_DV)
+    expected = total(naive)(hidden_BTD, unembedding_DV)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * max(scale, 1))
+
+
+def test_values_in_float64(arrays):
+    hidden_BTD, unembedding_DV, targets_BT = arrays
+    logprobs_BT, entropies_BT = token_logprobs(hidden_BTD, unembedding_DV, targets_BT, chunk=6)
+    logits_BTV = np.float64(hidden_BTD) @ np.float64(unembedding_DV)
+    normalised_BTV = logits_BTV - np.logaddexp.reduce(logits_BTV, axis=-1, keepdims=True)
+    expected_BT = np.take_along_axis(normalised_BTV, np.asarray(targets_BT)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(logprobs_BT, expected_BT, atol=1e-5)
+    expected_BT = -(np.exp(normalised_BTV) * normalised_BTV).sum(-1)
+    np.testing.assert_allclose(entropies_BT, expected_BT, atol=1e-5)
+
+
+def test_bfloat16_states_are_normalised_in_float32(arrays):
+    hidden_BTD, unembedding_DV, targets_BT = arrays
+    hidden_BTD = hidden_BTD.astype(jnp.bfloat16)
+    logprobs_BT, entropies_BT = token_logprobs(hidden_BTD, unembedding_DV, targets_BT, chunk=6)
+    assert logprobs_BT.dtype == entropies_BT.dtype == jnp.float32
+    rounded_DV = unembedding_DV.astype(jnp.bfloat16)
+    expected = naive(hidden_BTD, rounded_DV, targets_BT)
+    np.testing.assert_allclose(logprobs_BT, expected[0], atol=1e-4)
+    np.testing.assert_allclose(entropies_BT, expected[1], atol=1e-4)
+    gradient = jax.grad(lambda *x: token_logprobs(*x, targets_BT)[0].sum(), argnums=(0, 1))
+    of_hidden, of_unembedding = gradient(hidden_BTD, unembedding_DV)
+    assert of_hidden.dtype == jnp.bfloat16 and of_unembedding.dtype == jnp.float32
+
+
+def test_no_array_holds_all_logits(arrays):
+    """Neither direction makes an array over rows, columns and vocabulary."""
+    hidden_BTD, unembedding_DV, targets_BT = arrays
+
+    def total(hidden_BTD, unembedding_DV):
+        logprobs_BT, entropies_BT = token_logprobs(hidden_BTD, unembedding_DV, targets_BT, chunk=6)
+        return (logprobs_BT + entropies_BT).sum()
+
+    program = jax.make_jaxpr(jax.grad(total, argnums=(0, 1)))(hidden_BTD, unembedding_DV)
+    text = str(program)
+    assert f'{ROWS},2,{VOCABULARY}]' in text  # the window's logits, so the check looks at shapes
+    assert f'5,{ROWS},2,{VOCABULARY}]' not in text
+    assert f'{ROWS},{COLUMNS},{VOCABULARY}]' not in text
+
+
+def test_rows_stay_on_their_devices():
+    devices = np.array(jax.devices()[:2])
+    if len(devices) < 2:
+        pytest.skip('needs two devices')
+    mesh = jax.sharding.Mesh(devices, 'data')
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    shapes = [
+        jax.ShapeDtypeStruct((4, COLUMNS, WIDTH), jnp.float32, sharding=rows),
+        jax.ShapeDtypeStruct((WIDTH, VOCABULARY), jnp.float32, sharding=whole),
+        jax.ShapeDtypeStruct((4, COLUMNS), jnp.int32, sharding=rows),
+    ]
+    program = jax.jit(lambda *arrays: token_logprobs(*arrays, chunk=8)).lower(*shapes).compile()
+    assert 'all-gather' not in program.as_text() and 'all-to-all' not in program.as_text()
