@@ -2,8 +2,8 @@
 
     python -m experiments.check --task=countdown --input=FILE.jsonl --output=FILE.jsonl
 
-A line of the input has `response`, the whole text with its thought, and `answer`, the problem's. The
-output repeats it with `correct` (true or false), `extracted` (the answer found, or null) and
+A line of the input has `response`, the whole text with its thought, and `answer`, the problem's.
+The output repeats it with `correct` (true or false), `extracted` (the answer found, or null) and
 `reason` ('equal', 'different', 'no_answer', 'timeout' or 'error') added.
 """
 

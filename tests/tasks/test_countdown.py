@@ -81,7 +81,8 @@ def test_unknown_tasks_are_named():
 
 
 @pytest.mark.parametrize(
-    'text', ['Try 3+5=8,8*7=56 no\n', '1234 héllo ☃ 200 199', '<|user|>Numbers: 3\n<|end|>', '\x00\ufffd']
+    'text',
+    ['Try 3+5=8,8*7=56 no\n', '1234 héllo ☃ 200 199', '<|user|>Numbers: 3\n<|end|>', '\x00\ufffd'],
 )
 def test_the_tokeniser_loses_nothing(text):
     tokenizer = countdown_tokenizer()
