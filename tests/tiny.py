@@ -1,9 +1,11 @@
 """Tiny models that the tests share."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from mrt_jax.models.config import ModelConfig
-from mrt_jax.models.transformer import Transformer, init_params
+from mrt_jax.models.transformer import Transformer, abstract_params
 
 
 def tiny_config(**changes) -> ModelConfig:
@@ -16,6 +18,17 @@ def tiny_config(**changes) -> ModelConfig:
 
 
 def tiny_model(*, seed: int = 0, dtype: str = 'float32', remat: str = 'none', **changes):
-    """A tiny model and random parameters: (model, params)."""
+    """A tiny model and random parameters, biases and scales too: (model, params).
+
+    The numbers are NumPy's: to compile `init_params` takes longer than most tests.
+    """
     model = Transformer(tiny_config(**changes), dtype=dtype, remat=remat)
-    return model, jax.jit(lambda: init_params(model, jax.random.key(seed)))()
+    rng = np.random.default_rng(seed)
+    deviations = dict(scale=0.1, bias=0.1, embedding=0.1, unembedding=0.1)
+
+    def draw(path, shape):
+        name = path[-1].key
+        noise = rng.normal(size=shape.shape) * deviations.get(name, model.config.width**-0.5)
+        return jnp.asarray((name == 'scale') + noise, jnp.float32)
+
+    return model, jax.tree_util.tree_map_with_path(draw, abstract_params(model))

@@ -176,17 +176,15 @@ class Transformer(nn.Module):
             (k_LXKTC, v_LXKTC) of the tokens read, for `cache.write`.
         """
         c = self.config
+        small = nn.initializers.normal(0.02)
         embedding_VD = self.param(
-            'embedding',
-            nn.with_logical_partitioning(
-                nn.initializers.normal(0.02), ('vocab', 'embed')),
+            'embedding', nn.with_logical_partitioning(small, ('vocab', 'embed')),
             (c.vocab_size, c.width), jnp.float32,
         )
         if not c.tie_embeddings:
-            initializer = nn.initializers.lecun_normal()
+            # Used by `unembedding` only: callers never hold logits of a whole batch.
             self.param(
-                'unembedding',
-                nn.with_logical_partitioning(initializer, ('embed', 'vocab')),
+                'unembedding', nn.with_logical_partitioning(small, ('embed', 'vocab')),
                 (c.width, c.vocab_size), jnp.float32,
             )
         own_XTT = visible(positions_XT, positions_XT, window=c.sliding_window)
@@ -225,7 +223,7 @@ def init_params(model: Transformer, key: jax.Array, shardings: Any = None) -> An
     """Fresh parameters, a tree of float32 arrays.
 
     Kernels are normal with variance 1 / (fan in), smaller by 2 L for those that write to the
-    residual stream; the embedding is normal with standard deviation 0.02.
+    residual stream; embedding and output layer are normal with standard deviation 0.02.
 
     Args:
         model: the network.

@@ -9,18 +9,17 @@ from mrt_jax.models.cache import Context, empty_cache, write
 from tests.tiny import tiny_model
 
 VARIANTS = {
-    'grouped': {},
-    'window': dict(sliding_window=5),
-    'qk_norm': dict(family='qwen3', qk_norm=True, tie_embeddings=False),
+    'global': {},
+    'window': dict(family='qwen3', qk_norm=True, sliding_window=5),
 }
 
 
 def random_tokens(*shape):
-    return jax.random.randint(jax.random.key(3), shape, 0, 64)
+    return np.random.default_rng(3).integers(0, 64, shape, dtype=np.int32)
 
 
-def positions_like(tokens_BT, start=0):
-    return jnp.broadcast_to(start + jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+def positions_like(tokens_BT):
+    return np.broadcast_to(np.arange(tokens_BT.shape[1], dtype=np.int32), tokens_BT.shape)
 
 
 @pytest.fixture(scope='module', params=VARIANTS)
@@ -35,14 +34,15 @@ def tiny(request):
 
 def test_prefill_and_decode_equal_the_whole_forward(tiny):
     model, _, read = tiny
+    append = jax.jit(write)
     tokens_BT = random_tokens(3, 14)
     whole_BTD, _ = read(tokens_BT, positions_like(tokens_BT))
     # Prompts of 4, 6 and 8 tokens, padded on the left to 8 slots, then six steps.
     prompts, slots = np.array([4, 6, 8]), 8
     columns = np.arange(slots) - (slots - prompts[:, None])
-    prompt_BP = jnp.take_along_axis(tokens_BT, jnp.maximum(columns, 0), axis=1)
+    prompt_BP = np.take_along_axis(tokens_BT, np.maximum(columns, 0), axis=1)
     cache = empty_cache(model.config, 3, slots + 6, 'float32')
-    positions_BP = jnp.where(columns >= 0, columns, -1)
+    positions_BP = np.where(columns >= 0, columns, -1).astype(np.int32)
     hidden_BPD, new_kv = read(prompt_BP, positions_BP)
     cache = write(cache, new_kv, positions_BP, 0)
     for row, prompt in enumerate(prompts):
@@ -50,31 +50,31 @@ def test_prefill_and_decode_equal_the_whole_forward(tiny):
             hidden_BPD[row, slots - prompt :], whole_BTD[row, :prompt], atol=2e-5
         )
     for step in range(6):
-        positions_B1 = jnp.asarray(prompts + step)[:, None]
-        token_B1 = jnp.take_along_axis(tokens_BT, positions_B1, axis=1)
+        positions_B1 = (prompts + step)[:, None].astype(np.int32)
+        token_B1 = np.take_along_axis(tokens_BT, positions_B1, axis=1)
         hidden_B1D, new_kv = read(token_B1, positions_B1, (Context(cache),))
-        cache = write(cache, new_kv, positions_B1, slots + step)
-        expected_BD = whole_BTD[jnp.arange(3), positions_B1[:, 0]]
+        cache = append(cache, new_kv, positions_B1, slots + step)
+        expected_BD = whole_BTD[np.arange(3), positions_B1[:, 0]]
         np.testing.assert_allclose(hidden_B1D[:, 0], expected_BD, atol=2e-5)
 
 
 def test_forks_equal_reading_each_prefix_from_scratch(tiny):
     """Two parents, four forks each at limits of their own, a suffix read in two pieces."""
     model, _, read = tiny
-    fork, limits_X = 4, np.array([3, 9, 10, 0, 5, 1, 10, 7])
+    fork, limits_X = 4, np.array([3, 9, 10, 0, 5, 1, 10, 7], np.int32)
     parents_BT, suffixes_XA = random_tokens(2, 10), random_tokens(8, 5)
     parent = empty_cache(model.config, 2, 12, 'float32')
     _, new_kv = read(parents_BT, positions_like(parents_BT))
     parent = write(parent, new_kv, positions_like(parents_BT), 0)
-    positions_XA = limits_X[:, None] + jnp.arange(5)
+    positions_XA = (limits_X[:, None] + np.arange(5)).astype(np.int32)
     suffix = empty_cache(model.config, 8, 5, 'float32')
     first, new_kv = read(
-        suffixes_XA[:, :2], positions_XA[:, :2], (Context(parent, jnp.asarray(limits_X)),)
+        suffixes_XA[:, :2], positions_XA[:, :2], (Context(parent, limits_X),)
     )
     suffix = write(suffix, new_kv, positions_XA[:, :2], 0)
     second, _ = read(
         suffixes_XA[:, 2:], positions_XA[:, 2:],
-        (Context(parent, jnp.asarray(limits_X)), Context(suffix)),
+        (Context(parent, limits_X), Context(suffix)),
     )
     forked_XAD = np.concatenate([first, second], axis=1)
 
@@ -101,11 +101,12 @@ def test_forks_do_not_copy_their_parent():
     assert compiled.memory_analysis().temp_size_in_bytes < copies / 4
 
 
-def test_empty_slots_change_nothing(tiny):
-    model, _, read = tiny
-    tokens_BT = random_tokens(2, 6)
+def test_empty_slots_change_nothing():
+    model, params = tiny_model()
+    tokens_BT = random_tokens(2, 10)
     positions_BT = positions_like(tokens_BT)
     empty = empty_cache(model.config, 2, 4, 'float32')
-    alone, _ = read(tokens_BT, positions_BT)
-    beside, _ = read(tokens_BT, positions_BT, (Context(empty),))
+    read = jax.jit(model.apply)
+    alone, _ = read({'params': params}, tokens_BT, positions_BT)
+    beside, _ = read({'params': params}, tokens_BT, positions_BT, contexts=(Context(empty),))
     np.testing.assert_allclose(beside, alone, atol=1e-6)
