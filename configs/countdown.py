@@ -9,8 +9,8 @@ python -m experiments.train --config=configs/countdown.py:VARIANT --workdir=runs
 | grpo | outcome reward alone |
 | length_penalty | outcome reward with the length penalty of Kimi k1.5 |
 | mrt_scalar | outcome reward + alpha x progress summed over the trace |
-| mrt_episode | outcome reward + alpha x progress of each episode, on that episode's tokens |
-| mrt | outcome reward + alpha x progress from each episode to the trace's end |
+| mrt | outcome reward + alpha x progress of each episode, on that episode's tokens |
+| mrt_to_go | outcome reward + alpha x progress from each episode to the trace's end |
 | sft | the supervised warm start that made experiments/policies/countdown |
 """
 
@@ -20,8 +20,8 @@ RECIPES = {
     'grpo': {'credit': 'none'},
     'length_penalty': {'credit': 'none', 'length_penalty': 'kimi'},
     'mrt_scalar': {'credit': 'scalar'},
-    'mrt_episode': {'credit': 'episode'},
-    'mrt': {'credit': 'to_go'},
+    'mrt': {'credit': 'episode'},
+    'mrt_to_go': {'credit': 'to_go'},
 }
 
 

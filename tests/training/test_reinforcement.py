@@ -116,7 +116,7 @@ def test_a_mesh_gives_the_same_metrics(policy, whole_run, tmp_path):
         np.testing.assert_allclose(sharded[name], single[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize('variant', ['grpo', 'length_penalty', 'mrt_scalar', 'mrt_episode'])
+@pytest.mark.parametrize('variant', ['grpo', 'length_penalty', 'mrt_scalar', 'mrt_to_go'])
 def test_every_variant_takes_a_step(policy, tmp_path, variant):
     config = small_run(policy, variant, num_steps=1, kl_coef=0.01, evaluate_every=1)
     assert train_policy(config, tmp_path)

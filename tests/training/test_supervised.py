@@ -1,0 +1,68 @@
+"""The recipe of the shipped policy, for a few steps."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from configs.countdown import get_config
+from mrt_jax.errors import InputError
+from mrt_jax.methods.sft import pack
+from mrt_jax.policies.load import load_policy
+from mrt_jax.training import supervised
+from mrt_jax.training.supervised import train_supervised
+from tests.training.run_configs import keep_data_in
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    keep_data_in(tmp_path_factory.mktemp('data'))
+    config = get_config('sft')
+    config.update(num_steps=12, checkpoint_every=6, rows_per_step=8, microbatch_rows=4)
+    config.model.update(width=32, num_layers=2, head_width=16, ffn_width=48)
+    config.optimizer.update(warmup_steps=2, learning_rate=1e-2)
+    return config
+
+
+def losses(workdir):
+    lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+    return [json.loads(line)['loss'] for line in lines]
+
+
+def test_a_few_steps_of_the_recipe(config, tmp_path):
+    assert train_supervised(config, tmp_path)
+    found = losses(tmp_path)
+    assert len(found) == 12
+    assert found[0] == pytest.approx(6.1, abs=0.4)
+    assert found[-1] < found[0] - 1.5
+    policy = load_policy(tmp_path / 'policy')
+    assert policy.tokenizer is not None and policy.chat is not None
+    assert policy.config.vocab_size == policy.tokenizer.vocab_size
+
+
+def test_a_resumed_warm_start_writes_the_same_losses(config, tmp_path, monkeypatch):
+    whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+    whole.mkdir()
+    parts.mkdir()
+    assert train_supervised(config, whole)
+    calls = []
+
+    def stop_at_eight(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return pack(*args, **kwargs)
+
+    monkeypatch.setattr(supervised, 'pack', stop_at_eight)
+    assert not train_supervised(config, parts)
+    assert len(losses(parts)) == 8
+    assert train_supervised(config, parts)
+    assert losses(parts) == losses(whole)
+
+
+def test_tasks_without_demonstrations_are_refused(config, tmp_path):
+    other = get_config('sft')
+    other.task = 'chess'
+    with pytest.raises(InputError, match='no demonstrations'):
+        train_supervised(other, tmp_path)
