@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 RESAMPLES = 4000
+_DRAWS_AT_ONCE = 1 << 24  # resamples x problems: 128 MB
 Interval = dict[str, float | None]
 
 
@@ -44,18 +45,25 @@ def bootstrap(
     """
     problems = len(next(iter(statistics.values())).numerator)
     generator = np.random.default_rng(seed)
-    drawn_RN = generator.multinomial(problems, np.full(problems, 1 / problems), resamples)
-    # Row 0 draws every problem once: the mean itself.
-    drawn_RN = np.concatenate([np.ones((1, problems)), drawn_RN])
 
-    def ratios(of: Mapping[tuple[str, ...], Statistic]) -> np.ndarray:
+    def ratios(of: Mapping[tuple[str, ...], Statistic], drawn_RN: np.ndarray) -> np.ndarray:
         top_NK = np.stack([of[path].numerator for path in statistics], axis=1)
         bottom_NK = np.stack([of[path].denominator for path in statistics], axis=1)
         with np.errstate(divide='ignore', invalid='ignore'):
             return (drawn_RN @ top_NK) / (drawn_RN @ bottom_NK)
 
-    with np.errstate(invalid='ignore'):
-        values_RK = ratios(statistics) - (0 if less is None else ratios(less))
+    def values(drawn_RN: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid='ignore'):
+            return ratios(statistics, drawn_RN) - (0 if less is None else ratios(less, drawn_RN))
+
+    # Row 0 draws every problem once: the mean itself.
+    parts = [values(np.ones((1, problems)))]
+    together = max(_DRAWS_AT_ONCE // problems, 1)
+    for start in range(0, resamples, together):
+        rows = min(together, resamples - start)
+        drawn_RN = generator.multinomial(problems, np.full(problems, 1 / problems), rows)
+        parts.append(values(drawn_RN))
+    values_RK = np.concatenate(parts)
     intervals = {}
     for path, values_R in zip(statistics, values_RK.T, strict=True):
         # Resamples without a denominator are infinite: no interpolation, and sorted to the end.

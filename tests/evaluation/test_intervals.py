@@ -66,3 +66,13 @@ def test_a_ratio_that_a_resample_may_lose_has_no_upper_end():
     assert interval['mean'] == pytest.approx(40)
     assert interval['low'] == pytest.approx(40 / 3, rel=0.6)
     assert interval['high'] is None
+
+
+def test_resamples_may_be_drawn_in_parts(monkeypatch):
+    rng = np.random.default_rng(5)
+    statistics = {('x',): mean(rng.normal(size=50)), ('y',): mean(rng.normal(size=50))}
+    whole = bootstrap(statistics, less=statistics | {('x',): statistics['y',]})
+    monkeypatch.setattr('mrt_jax.evaluation.intervals._DRAWS_AT_ONCE', 50 * 7)
+    parts = bootstrap(statistics, less=statistics | {('x',): statistics['y',]})
+    for path in statistics:
+        assert parts[path] == pytest.approx(whole[path], abs=1e-12)
