@@ -33,6 +33,7 @@ from mrt_jax.sampling.phases import (
 )
 from mrt_jax.sampling.processors import SamplingConfig, sample_tokens
 from mrt_jax.sampling.row_keys import draw_uniforms, fold_in_each
+from mrt_jax.sampling.tiles import map_tiles
 
 
 @struct.dataclass
@@ -65,6 +66,31 @@ class Branches:
     sampled_BEMA: jax.Array
     lengths_BEM: jax.Array
     ended_BEM: jax.Array
+
+
+@struct.dataclass
+class _Forks:
+    """What is asked at each boundary.
+
+    Attributes:
+        limits_BE: int32, tokens of prompt and prefix.
+        termination: text that ends the thought.
+        uniforms_BEMA: float32, the random number behind each answer token.
+    """
+
+    limits_BE: jax.Array
+    termination: Termination
+    uniforms_BEMA: jax.Array
+
+
+@struct.dataclass
+class _Answers:
+    """What was sampled, without the termination text."""
+
+    tokens_BEMA: jax.Array
+    logprobs_BEMA: jax.Array
+    lengths_BEM: jax.Array
+    stopped_BEM: jax.Array
 
 
 @struct.dataclass
@@ -113,6 +139,7 @@ def _prove_branches(
     branches: int,
     max_answer_tokens: int,
     sampling: SamplingConfig,
+    tile_rows: int = 256,
 ) -> Branches:
     """Ends the thought at each boundary of each trace and samples M answers there.
 
@@ -130,19 +157,56 @@ def _prove_branches(
         max_answer_tokens: most tokens sampled in an answer; static.
         sampling: how tokens are drawn; static.
 
+        tile_rows: most branches decoded together on each device, see `map_tiles`; static. It bounds
+            memory, and boundaries that are masked or end early cost the less the smaller it is.
+
     Returns:
         The branches. Those of a row depend on that row's arguments alone.
     """
-    rows, boundaries = boundaries_BE.shape
-    text_slots = termination.tokens_BEA.shape[-1]
+    boundaries = boundaries_BE.shape[1]
+    keys_BEM = branch_keys(keys_B, boundaries, branches)
+    uniforms_RA = draw_uniforms(keys_BEM.reshape(-1), max_answer_tokens)
+    forks = _Forks(
+        limits_BE=prompt_lengths_B[:, None] + boundaries_BE,
+        termination=termination,
+        uniforms_BEMA=uniforms_RA.reshape(*keys_BEM.shape, max_answer_tokens),
+    )
+
+    def answer(cache: KVCache, forks: _Forks, mask_BE: jax.Array) -> _Answers:
+        return _answer(model, params, cache, forks, mask_BE, terminals, sampling=sampling)
+
+    cells = max(1, tile_rows // branches)
+    answers = map_tiles(answer, cache, forks, mask_BE, tile_cells=cells)
+    return _join(termination, answers, mask_BE, terminals.pad_id)
+
+
+prove_branches = jax.jit(
+    _prove_branches,
+    static_argnames=('model', 'branches', 'max_answer_tokens', 'sampling', 'tile_rows'),
+)
+
+
+def _answer(
+    model: Transformer,
+    params: Any,
+    cache: KVCache,
+    forks: _Forks,
+    mask_BE: jax.Array,
+    terminals: Terminals,
+    *,
+    sampling: SamplingConfig,
+) -> _Answers:
+    """Decodes the branches of all boundaries of some traces together."""
+    shape = rows, boundaries, branches, max_answer_tokens = forks.uniforms_BEMA.shape
+    text_slots = forks.termination.tokens_BEA.shape[-1]
     total = rows * boundaries * branches
     budget = Budget(max_thinking_tokens=0, max_answer_tokens=max_answer_tokens)
     unembedding_DV = unembedding(params, model.config)
 
     # A boundary's prefix is what the parent holds at positions below `limit_X`; X = B x E.
-    limit_X = (prompt_lengths_B[:, None] + boundaries_BE).reshape(-1)
-    lengths_X = termination.lengths_BE.reshape(-1)
-    text_XA = _pad_left(termination.tokens_BEA.reshape(-1, text_slots), lengths_X)
+    limit_X = forks.limits_BE.reshape(-1)
+    lengths_X = forks.termination.lengths_BE.reshape(-1)
+    text_XA = _pad_left(forks.termination.tokens_BEA.reshape(-1, text_slots), lengths_X)
     offsets_XA = jnp.arange(text_slots) - (text_slots - lengths_X[:, None])
     text_positions_XA = jnp.where(
         (offsets_XA >= 0) & mask_BE.reshape(-1, 1), limit_X[:, None] + offsets_XA, -1
@@ -155,9 +219,7 @@ def _prove_branches(
 
     start_R = jnp.repeat(limit_X + lengths_X, branches)
     limit_R = jnp.repeat(limit_X, branches)
-    uniforms_RA = draw_uniforms(
-        branch_keys(keys_B, boundaries, branches).reshape(-1), max_answer_tokens
-    )
+    uniforms_RA = forks.uniforms_BEMA.reshape(total, max_answer_tokens)
 
     def draw(decode: _Decode, hidden_RD: jax.Array) -> _Decode:
         """Draws token `step` of every row from the hidden state before it."""
@@ -202,12 +264,12 @@ def _prove_branches(
     )
     decode = draw(decode, jnp.repeat(hidden_XAD[:, -1], branches, axis=0))
     decode = jax.lax.while_loop(unfinished, decode_token, decode)
-    return _join(termination, decode, mask_BE, branches, terminals.pad_id)
-
-
-prove_branches = jax.jit(
-    _prove_branches, static_argnames=('model', 'branches', 'max_answer_tokens', 'sampling')
-)
+    return _Answers(
+        tokens_BEMA=decode.tokens_RA.reshape(shape),
+        logprobs_BEMA=decode.logprobs_RA.reshape(shape),
+        lengths_BEM=decode.rows.lengths_B.reshape(shape[:-1]),
+        stopped_BEM=decode.rows.stopped_B.reshape(shape[:-1]),
+    )
 
 
 def _pad_left(tokens_XA: jax.Array, lengths_X: jax.Array) -> jax.Array:
@@ -217,31 +279,26 @@ def _pad_left(tokens_XA: jax.Array, lengths_X: jax.Array) -> jax.Array:
     return jnp.take_along_axis(tokens_XA, columns_XA, axis=1)
 
 
-def _join(
-    termination: Termination, decode: _Decode, mask_BE: jax.Array, branches: int, pad_id: int
-) -> Branches:
+def _join(termination: Termination, answers: _Answers, mask_BE: jax.Array, pad_id: int) -> Branches:
     """Puts each answer behind its termination text."""
-    rows, boundaries, text_slots = termination.tokens_BEA.shape
-    shape = (rows, boundaries, branches, -1)
-    answers_BEMA = decode.tokens_RA.reshape(shape)
+    text_slots = termination.tokens_BEA.shape[-1]
+    answer_slots = answers.tokens_BEMA.shape[-1]
     text_BE11 = jnp.where(mask_BE, termination.lengths_BE, 0)[:, :, None, None]
-    answer_BEM1 = decode.rows.lengths_B.reshape(shape)
-    columns_A = jnp.arange(text_slots + answers_BEMA.shape[-1])
+    lengths_BEM1 = text_BE11 + jnp.where(mask_BE[..., None], answers.lengths_BEM, 0)[..., None]
+    columns_A = jnp.arange(text_slots + answer_slots)
+    from_answer = jnp.clip(columns_A - text_BE11, 0, answer_slots - 1)
 
     def shifted(values_BEMA: jax.Array) -> jax.Array:
-        columns = jnp.clip(columns_A - text_BE11, 0, values_BEMA.shape[-1] - 1)
-        return jnp.take_along_axis(
-            values_BEMA, jnp.broadcast_to(columns, (*values_BEMA.shape[:3], len(columns_A))), -1
-        )
+        index = jnp.broadcast_to(from_answer, (*values_BEMA.shape[:3], len(columns_A)))
+        return jnp.take_along_axis(values_BEMA, index, axis=-1)
 
     text_BE1A = termination.tokens_BEA[:, :, None, jnp.minimum(columns_A, text_slots - 1)]
-    lengths_BEM1 = text_BE11 + answer_BEM1
     sampled_BEMA = (columns_A >= text_BE11) & (columns_A < lengths_BEM1)
     tokens_BEMA = jnp.where(columns_A < text_BE11, text_BE1A, pad_id)
     return Branches(
-        tokens_BEMA=jnp.where(sampled_BEMA, shifted(answers_BEMA), tokens_BEMA),
-        logprobs_BEMA=jnp.where(sampled_BEMA, shifted(decode.logprobs_RA.reshape(shape)), 0),
+        tokens_BEMA=jnp.where(sampled_BEMA, shifted(answers.tokens_BEMA), tokens_BEMA),
+        logprobs_BEMA=jnp.where(sampled_BEMA, shifted(answers.logprobs_BEMA), 0),
         sampled_BEMA=sampled_BEMA,
         lengths_BEM=lengths_BEM1[..., 0],
-        ended_BEM=decode.rows.stopped_B.reshape(rows, boundaries, branches),
+        ended_BEM=answers.stopped_BEM & mask_BE[..., None],
     )

@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mrt_jax.sampling.fork import Termination, prove_branches, same_termination
 from mrt_jax.sampling.phases import Budget
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.row_keys import split_by_row
 from mrt_jax.sampling.sampler import encode_prompts, fill_cache, sample_rollouts
+from mrt_jax.sharding.mesh import make_mesh
+from mrt_jax.sharding.rules import batch_sharding, use_mesh
 
 ROWS, BOUNDARIES, BRANCHES, ANSWER, TEXT = 32, 8, 3, 5, 4
 SLOTS = 8
@@ -36,7 +38,7 @@ class Case:
         self.text_lengths_BE = rng.integers(1, TEXT + 1, (ROWS, BOUNDARIES))
         self.keys_B = split_by_row(jax.random.key(1), ROWS)
 
-    def prove(self, rows=slice(None), cache=None, branches=BRANCHES, **changes):
+    def prove(self, rows=slice(None), cache=None, branches=BRANCHES, tile_rows=256, **changes):
         cache = self.rollout.cache if cache is None else cache
         take = lambda x: jax.tree.map(lambda a: jnp.asarray(a)[rows], x)  # noqa: E731
         cache = cache.replace(
@@ -53,7 +55,8 @@ class Case:
             Termination(take(jnp.asarray(self.text_BEA, jnp.int32)),
                         take(jnp.asarray(self.text_lengths_BE, jnp.int32))),
             self.keys_B[rows], arguments['terminals'],
-            branches=branches, max_answer_tokens=ANSWER, sampling=arguments['sampling'],
+            branches=branches, max_answer_tokens=ANSWER, tile_rows=tile_rows,
+            sampling=arguments['sampling'],
         )  # fmt: skip
 
     def prefix(self, row, boundary):
@@ -169,6 +172,10 @@ def test_branches_of_a_boundary_differ(case, branches):
     assert (first != second).any(axis=-1)[case.mask_BE].mean() > 0.5
 
 
+def test_tiles_do_not_change_the_branches(case, branches):
+    _assert_equal(case.prove(tile_rows=10_000), branches)
+
+
 def test_recorded_traces_give_the_same_branches(case, branches):
     sequences = [
         [*prompt, *tokens[:length].tolist()]
@@ -181,29 +188,31 @@ def test_recorded_traces_give_the_same_branches(case, branches):
 
 
 def test_traces_may_be_sharded(case, branches):
-    mesh = Mesh(np.asarray(jax.devices()).reshape(4, 2), ('data', 'fsdp'))
-    by_row = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+    mesh = make_mesh(data=4, fsdp=2)
+    by_row = batch_sharding(mesh)
     cache = case.rollout.cache
     kv = NamedSharding(mesh, PartitionSpec(None, ('data', 'fsdp')))
-    sharded = prove_branches(
-        case.tiny.model, case.tiny.params,
-        cache.replace(
-            k_LBKCS=jax.device_put(cache.k_LBKCS, kv), v_LBKSC=jax.device_put(cache.v_LBKSC, kv),
-            positions_BS=jax.device_put(cache.positions_BS, by_row),
+    cache = cache.replace(
+        k_LBKCS=jax.device_put(cache.k_LBKCS, kv),
+        v_LBKSC=jax.device_put(cache.v_LBKSC, kv),
+        positions_BS=jax.device_put(cache.positions_BS, by_row),
+    )
+    inputs = (
+        case.rollout.prompt_lengths_B,
+        jnp.asarray(case.boundaries_BE, jnp.int32),
+        jnp.asarray(case.mask_BE),
+        Termination(
+            jnp.asarray(case.text_BEA, jnp.int32), jnp.asarray(case.text_lengths_BE, jnp.int32)
         ),
-        *(
-            jax.device_put(x, by_row)
-            for x in (
-                case.rollout.prompt_lengths_B, jnp.asarray(case.boundaries_BE, jnp.int32),
-                jnp.asarray(case.mask_BE),
-                Termination(jnp.asarray(case.text_BEA, jnp.int32),
-                            jnp.asarray(case.text_lengths_BE, jnp.int32)),
-                case.keys_B,
-            )
-        ),
-        case.terminals,
-        branches=BRANCHES, max_answer_tokens=ANSWER, sampling=SamplingConfig(),
-    )  # fmt: skip
+        case.keys_B,
+    )
+    # Tiles of two traces and three boundaries on each device.
+    with use_mesh(mesh):
+        sharded = prove_branches(
+            case.tiny.model, case.tiny.params, cache, *jax.device_put(inputs, by_row),
+            case.terminals, branches=BRANCHES, max_answer_tokens=ANSWER,
+            sampling=SamplingConfig(), tile_rows=2 * 3 * BRANCHES,
+        )  # fmt: skip
     _assert_equal(sharded, branches)
     assert sharded.tokens_BEMA.sharding.shard_shape(sharded.tokens_BEMA.shape)[0] == ROWS // 8
 
