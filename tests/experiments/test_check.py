@@ -1,6 +1,8 @@
 """The command that judges responses."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -41,3 +43,16 @@ def test_bad_input_is_named(tmp_path, task, line, message):
     with pytest.raises(InputError, match=message):
         check(task, write(tmp_path / 'in.jsonl', [line]), str(tmp_path / 'out.jsonl'))
     assert not (tmp_path / 'out.jsonl').exists()
+
+
+def test_command_line(tmp_path):
+    line = {'response': '</think>\nAnswer: 3*5+7', 'answer': ANSWER}
+    output = tmp_path / 'out.jsonl'
+    command = [sys.executable, '-m', 'experiments.check', f'--output={output}']
+    command += [f'--input={write(tmp_path / "in.jsonl", [line])}']
+    done = subprocess.run([*command, '--task=countdown'], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
+    assert json.loads(output.read_text())['correct'] is True
+    failed = subprocess.run([*command, '--task=chess'], capture_output=True, text=True)
+    assert failed.returncode == 2
+    assert failed.stderr == "task 'chess' is unknown; known: countdown, countdown:full\n"
