@@ -9,6 +9,7 @@ import numpy as np
 from mrt_jax.data.search_traces import draw_attempt
 from mrt_jax.errors import InputError
 
+MAX_MISSES = 20_000  # draws without a new puzzle after which there is none
 SPLITS = ('train', 'validation', 'test')
 
 
@@ -41,6 +42,13 @@ class CountdownSpec:
             raise InputError(
                 f'countdown takes 2 to 6 numbers, got {self.min_numbers} to {self.max_numbers}'
             )
+        if not 1 <= self.max_number <= self.max_value:
+            raise InputError(
+                f'countdown numbers go from 1 to max_number, which may not exceed max_value: got '
+                f'max_number={self.max_number}, max_value={self.max_value}'
+            )
+        if len(self.sizes) != len(SPLITS) or min(self.sizes) < 0:
+            raise InputError(f'sizes counts the puzzles of {SPLITS}, got {self.sizes}')
 
 
 SPECS = {
@@ -79,7 +87,7 @@ def draw_puzzles(spec: CountdownSpec, split: str) -> Iterator[Puzzle]:
     size = spec.sizes[SPLITS.index(split)]
     rng = np.random.default_rng([spec.seed, SPLITS.index(split)])
     seen: set[str] = set()
-    misses = 0
+    misses = 0  # In a row.
     while len(seen) < size:
         count = int(rng.integers(spec.min_numbers, spec.max_numbers + 1))
         numbers = tuple(rng.integers(1, spec.max_number + 1, size=count).tolist())
@@ -90,8 +98,12 @@ def draw_puzzles(spec: CountdownSpec, split: str) -> Iterator[Puzzle]:
         fits = spec.min_target <= target <= spec.max_target and split_of(puzzle) == split
         if not fits or puzzle.key in seen:
             misses += 1
-            if misses > 1000 * size + 100_000:
-                raise InputError(f'{spec} has fewer than {size} different {split} puzzles')
+            if misses > MAX_MISSES:
+                raise InputError(
+                    f'{spec}: found {len(seen)} different {split} puzzles and in {MAX_MISSES} more '
+                    f'draws no new one; ask for fewer than {size} or widen the ranges'
+                )
             continue
+        misses = 0
         seen.add(puzzle.key)
         yield puzzle

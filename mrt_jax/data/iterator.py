@@ -1,6 +1,7 @@
 """Endless shuffled batches with a position that can be saved."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
@@ -21,11 +22,17 @@ class ProblemIterator:
     def __init__(self, problems: Sequence[Any], batch: int, seed: int) -> None:
         if not 1 <= batch <= len(problems):
             raise ValueError(f'cannot take batches of {batch} from {len(problems)} problems')
-        shuffled = grain.MapDataset.range(len(problems)).seed(seed).shuffle().repeat()
-        self._order = shuffled
+        self._order = grain.MapDataset.range(len(problems)).seed(seed).shuffle().repeat()
         self._problems = problems
         self._batch = batch
-        self._identity = {'problems': len(problems), 'batch': batch, 'seed': seed}
+        # Datasets of one size are told apart by their ends.
+        ends = repr((problems[0], problems[-1])).encode()
+        self._identity = {
+            'problems': len(problems),
+            'digest': hashlib.sha256(ends).hexdigest()[:16],
+            'batch': batch,
+            'seed': seed,
+        }
         self._next = 0
 
     def __next__(self) -> list[Any]:
@@ -36,11 +43,11 @@ class ProblemIterator:
     def __iter__(self) -> 'ProblemIterator':
         return self
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, int | str]:
         """Position and what it is a position in; a small JSON object."""
         return {'next_batch': self._next, **self._identity}
 
-    def restore(self, state: dict[str, int]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from a saved position.
 
         Raises:

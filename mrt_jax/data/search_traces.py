@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mrt_jax.errors import InputError
+
 OPERATORS = '+-*/'
 
 
@@ -88,7 +90,17 @@ def _join(left: str, operator: str, right: str) -> str:
 
 
 def draw_attempt(numbers: Sequence[int], max_value: int, rng: np.random.Generator) -> Attempt:
-    """Combines the numbers, two at a time in a random way, until one is left."""
+    """Combines the numbers, two at a time in a random way, until one is left.
+
+    Raises:
+        InputError: a number is below 1 or above `max_value`. Others can always be combined: equal
+            ones by division, different ones by subtraction.
+    """
+    if not all(1 <= number <= max_value for number in numbers):
+        raise InputError(
+            f'attempts stay between 1 and max_value={max_value}, and the numbers are '
+            f'{", ".join(map(str, numbers))}: raise max_value'
+        )
     pool = [(number, str(number)) for number in numbers]
     steps = []
     while len(pool) > 1:

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from mrt_jax.errors import InputError
-from mrt_jax.training.manifest import find_damage, write_manifest
+from mrt_jax.manifest import find_damage, write_manifest
 
 _UNFINISHED = '.unfinished'
 

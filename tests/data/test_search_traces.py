@@ -15,6 +15,7 @@ from mrt_jax.data.search_traces import (
     draw_trace,
     find_solutions,
 )
+from mrt_jax.errors import InputError
 from mrt_jax.tasks.expressions import parse
 
 NUMBERS = st.lists(st.integers(1, 20), min_size=3, max_size=4)
@@ -92,3 +93,8 @@ def test_every_rate_does_what_it_says(rates, check):
     unsteadiness = Unsteadiness(**rates)
     texts = [draw_trace((3, 5, 7), 22, solutions, unsteadiness, rng).thought for _ in range(40)]
     assert check(texts)
+
+
+def test_numbers_out_of_reach_are_refused():
+    with pytest.raises(InputError, match='max_value=60, and the numbers are 99, 2'):
+        draw_attempt((99, 2), 60, np.random.default_rng(0))

@@ -1,6 +1,7 @@
 """A digest of every file of a folder, so that damage is found before anything is read.
 
-Orbax does not checksum array data: a flipped bit restores without an error, and wrong.
+Orbax does not checksum array data: a flipped bit restores without an error, and wrong. Datasets
+fail late, at the first damaged record, with whatever exception their reader happens to raise.
 """
 
 import hashlib
