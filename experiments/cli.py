@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from mrt_jax.errors import InputError, NonFiniteError
 
@@ -34,6 +34,9 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     """
 
     def guarded_main(argv: list[str]) -> None:
+        if not flags.FLAGS['verbosity'].present:
+            # What orbax and tensorflow-datasets do in detail would drown the progress line.
+            logging.set_verbosity(logging.WARNING)
         try:
             main(argv)
         except InputError as error:

@@ -2,12 +2,11 @@
 
 import contextlib
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-from absl import logging
 
 from mrt_jax.errors import NonFiniteError
 from mrt_jax.training.checkpoints import CheckpointStore
@@ -76,7 +75,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
     else:
         done, state = restored.step, restored.state
         trainer.restore_position(restored.meta)
-        logging.info('going on from step %d of %s', done, workdir)
+        print(f'going on from step {done} of {workdir}', file=sys.stderr)
     saved = done
     with (
         MetricsWriter(workdir, done if restored else None) as writer,
