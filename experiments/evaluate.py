@@ -5,7 +5,8 @@
 Samples traces, segments them, runs the meta-prover at every boundary, and writes to DIR:
 
     traces.jsonl  one trace a line (`mrt_jax.evaluation.traces.TraceRecord`), the name of its
-                  policy first; experiments.regret and experiments.check read such lines
+                  policy first; experiments.regret (with --policy=NAME to choose one) and
+                  experiments.check read such lines
     summary.json  numbers of the first policy at the top, of every policy under `policies`, and
                   paired differences to the first under `differences`, with 95% intervals
     index.html    a page that shows everything without a network; its plots as PNG files

@@ -3,7 +3,6 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from experiments.contestants import read_contestants, shared_settings
@@ -15,10 +14,10 @@ from experiments.evaluate import (
     read_budgets,
     read_problems,
 )
+from experiments.regret import regret
 from mrt_jax.data.countdown_puzzles import CountdownSpec, Puzzle
 from mrt_jax.errors import InputError
-from mrt_jax.evaluation.traces import read_traces, stack_curves
-from mrt_jax.kernels.regret import normalized_regret
+from mrt_jax.evaluation.traces import read_traces
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.tasks import task as task_module
 from mrt_jax.tasks.countdown import make_problem
@@ -99,12 +98,15 @@ def test_budgets_end_at_prompt_thought_termination_and_answer(output, policy, sm
     assert len(summary['budgets']) == 8
 
 
-def test_lines_give_the_regret_of_the_summary(output):
+def test_experiments_regret_finds_the_same_in_the_traces(output, tmp_path):
     summary = json.loads((output / 'summary.json').read_text('utf-8'))
-    records = read_traces(output / 'traces.jsonl')['base']
-    regret_BC = normalized_regret(*stack_curves(records), np.array(summary['budgets'], float))
-    expected = [value['mean'] for value in summary['normalized_regret'].values()]
-    assert regret_BC.mean(axis=0) == pytest.approx(expected, abs=1e-12)
+    file = tmp_path / 'regret.json'
+    regret(str(output / 'traces.jsonl'), str(file), budgets=summary['budgets'], policy='base')
+    found = json.loads(file.read_text('utf-8'))
+    assert (found['num_problems'], found['num_traces']) == (4, 8)
+    for ours, theirs in (('mean', 'normalized_regret'), ('low', 'low'), ('high', 'high')):
+        expected = [interval[ours] for interval in summary['normalized_regret'].values()]
+        assert found[theirs] == pytest.approx(expected, abs=1e-9)
 
 
 def test_policies_are_named_by_what_tells_them_apart(policy_folder, workdir, tmp_path):
