@@ -11,9 +11,9 @@ from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mrt_jax.errors import InputError
+from mrt_jax.manifest import MANIFEST, find_damage, write_manifest
 from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.training.checkpoints import CheckpointStore
-from mrt_jax.manifest import MANIFEST, find_damage, write_manifest
 
 META = {'data': {'next_batch': 7}, 'seconds': 0.1 + 0.2, 'names': ['a', 'b'], 'none': None}
 
