@@ -25,7 +25,7 @@ def make_mesh(
     fsdp: int = 1,
     tensor: int = 1,
     sequence: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
 ) -> Mesh:
     """Arranges devices in a mesh with the axes `AXES`.
 
