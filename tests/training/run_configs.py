@@ -18,7 +18,7 @@ def save_untrained_policy(folder: Path) -> str:
     tokenizer = countdown_tokenizer()
     # Divisible by 8, for meshes.
     model, params = tiny_model(vocab_size=-(-tokenizer.vocab_size // 8) * 8)
-    params = {**params, 'embedding': 40 * params['embedding']}
+    params = {**params, 'embedding': 8 * params['embedding']}
     chat = ChatTemplate(CHAT_TEMPLATE, tokenizer.special_tokens)
     eos_ids = (*tokenizer.eos_ids, *range(20, 40))
     return str(save_policy(folder, Policy(model.config, params, tokenizer, chat, eos_ids)))
