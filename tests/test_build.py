@@ -1,109 +1,113 @@
-"""BUILD against the tree, without Bazel: sources, dependencies, no cycles."""
+"""BUILD against the tree: every source in one target, every import among its dependencies.
+
+Bazel itself is not needed. A failure shows the target as it should be written.
+"""
 
 import ast
-import functools
+import collections
+import dataclasses
+import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-# Packages whose name on the registry is not that of their module.
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ('mrt_jax', 'configs', 'experiments', 'tests')
+RULES = ('py_library', 'py_binary', 'pytest_test')
+# What `pytest_test` adds by itself.
+GIVEN_TO_TESTS = {':testing', '@pypi//pytest'}
 DISTRIBUTIONS = {'absl': 'absl_py', 'orbax': 'orbax_checkpoint'}
 
 
-@functools.cache
-def read_targets():
-    """Sources and dependencies by target name, from the calls in BUILD."""
-    targets = {}
-    for node in ast.parse((ROOT / 'BUILD').read_text()).body:
-        call = node.value if isinstance(node, ast.Expr) else None
-        if isinstance(call, ast.Call) and call.func.id.startswith('py_'):
-            fields = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
-            assert fields['name'] not in targets, f'BUILD has two targets {fields["name"]}'
-            targets[fields['name']] = fields.get('srcs', []), set(fields.get('deps', []))
+@dataclasses.dataclass(frozen=True)
+class Target:
+    rule: str
+    name: str
+    srcs: tuple[str, ...]
+    deps: tuple[str, ...]
+
+
+def read_targets() -> list[Target]:
+    targets = []
+    for statement in ast.parse((ROOT / 'BUILD').read_text()).body:
+        call = statement.value if isinstance(statement, ast.Expr) else None
+        if isinstance(call, ast.Call) and call.func.id in RULES:
+            values = {keyword.arg: keyword.value for keyword in call.keywords}
+            srcs, deps = (
+                tuple(ast.literal_eval(values[key])) if key in values else ()
+                for key in ('srcs', 'deps')
+            )
+            targets.append(Target(call.func.id, ast.literal_eval(values['name']), srcs, deps))
     return targets
 
 
-@functools.cache
-def source_files():
-    folders = ('mrt_jax', 'configs', 'experiments', 'tests')
-    return sorted(str(p.relative_to(ROOT)) for f in folders for p in (ROOT / f).rglob('*.py'))
-
-
-def imported_modules(file):
-    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+def read_imports(source: str) -> set[str]:
+    """Modules that a file imports anywhere, `from a import b` as both a and a.b."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / source).read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f'{node.module}.{alias.name}' for alias in node.names)
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f'{node.module}.{alias.name}' for alias in node.names)}
+    return found
 
 
-def needed_labels(file, owners):
-    """Labels that a file's imports ask for, its own target among them."""
-    for module in imported_modules(file):
-        name = module
-        while name and name not in owners:
-            name = name.rpartition('.')[0]
-        if name:
-            yield f':{owners[name]}'
+def sources() -> list[str]:
+    return sorted(
+        path.relative_to(ROOT).as_posix() for top in FOLDERS for path in (ROOT / top).rglob('*.py')
+    )
 
 
-def test_every_source_is_in_exactly_one_target():
-    listed = [source for sources, _ in read_targets().values() for source in sources]
-    assert sorted(listed) == source_files(), 'mend the srcs in BUILD'
+@pytest.fixture(scope='module')
+def targets() -> list[Target]:
+    return read_targets()
 
 
-def test_every_import_is_a_dependency():
-    targets = read_targets()
-    owners = {
-        source.removesuffix('.py').removesuffix('/__init__').replace('/', '.'): name
-        for name, (sources, _) in targets.items() for source in sources
-    }
-    missing = {
-        (name, label)
-        for name, (sources, deps) in targets.items()
-        for source in sources
-        for label in needed_labels(source, owners)
-        if label != f':{name}' and label not in deps
-    }
-    assert not missing, f'add to deps in BUILD: {sorted(missing)}'
+def expected_deps(target: Target, owners: dict[str, str]) -> set[str]:
+    deps = set()
+    for module in set().union(*map(read_imports, target.srcs)):
+        top, path = module.partition('.')[0], module.replace('.', '/')
+        if top in FOLDERS:
+            files = [file for file in (f'{path}.py', f'{path}/__init__.py') if file in owners]
+            deps |= {f':{owners[file]}' for file in files}
+        elif top not in sys.stdlib_module_names:
+            deps.add(f'@pypi//{DISTRIBUTIONS.get(top, top).lower()}')
+    return deps - {f':{target.name}'} - (GIVEN_TO_TESTS if target.rule == 'pytest_test' else set())
 
 
-def test_every_package_imported_is_a_dependency():
-    missing = set()
-    for name, (sources, deps) in read_targets().items():
-        external = {label.removeprefix('@pypi//') for label in deps if label.startswith('@pypi//')}
-        pinned = {distribution(line) for line in requirement_lines()}
-        for source in sources:
-            for module in imported_modules(source):
-                top = module.split('.')[0]
-                package = DISTRIBUTIONS.get(top, top)
-                if package in pinned and package not in external:
-                    missing.add((name, f'@pypi//{package}'))
-    assert not missing, f'add to deps in BUILD: {sorted(missing)}'
+def test_every_source_is_in_one_target(targets):
+    owners = collections.Counter(source for target in targets for source in target.srcs)
+    missing = [source for source in sources() if source not in owners]
+    assert not missing, f'BUILD: add to the srcs of a target: {missing}'
+    gone = [source for source in owners if not (ROOT / source).is_file()]
+    assert not gone, f'BUILD: remove from srcs, there are no such files: {gone}'
+    twice = [source for source, count in owners.items() if count > 1]
+    assert not twice, f'BUILD: leave in one target only: {twice}'
 
 
-def requirement_lines():
-    for file in ('requirements.txt', 'requirements-dev.txt'):
-        for line in (ROOT / file).read_text().splitlines():
-            if line and not line.startswith(('#', '-r')):
-                yield line
+def test_every_test_is_a_target_of_its_own(targets):
+    for target in targets:
+        tests = [source for source in target.srcs if Path(source).name.startswith('test_')]
+        assert (target.rule == 'pytest_test') == bool(tests), f'{target.name}: {target.rule}'
+        assert not tests or target.srcs == (f'{target.name}.py',), f'{target.name}: {target.srcs}'
+    assert len({target.name for target in targets}) == len(targets)
 
 
-def distribution(line):
-    return line.partition('==')[0].replace('-', '_')
+def test_dependencies_are_the_imports(targets):
+    owners = {source: target.name for target in targets for source in target.srcs}
+    wrong = []
+    for target in targets:
+        deps = expected_deps(target, owners)
+        if set(target.deps) != deps or list(target.deps) != sorted(target.deps):
+            lines = ''.join(f'        "{dep}",\n' for dep in sorted(deps))
+            wrong.append(f'    name = "{target.name}",\n    deps = [\n{lines}    ],')
+    assert not wrong, 'BUILD: write these dependencies:\n' + '\n'.join(wrong)
 
 
-def test_targets_form_no_cycle():
-    targets, open_targets, done = read_targets(), [], set()
-
-    def visit(name):
-        assert name not in open_targets, f'BUILD has a cycle: {[*open_targets, name]}'
-        if name in done:
-            return
-        open_targets.append(name)
-        for label in targets[name][1]:
-            if label.startswith(':'):
-                visit(label[1:])
-        done.add(open_targets.pop())
-
-    for name in targets:
-        visit(name)
+def test_packages_depend_in_one_direction(targets):
+    """A library may use those that BUILD lists above it."""
+    seen = set()
+    for target in targets:
+        ours = {dep for dep in target.deps if dep.startswith(':')}
+        assert ours <= seen, f'BUILD: {target.name} comes before {sorted(ours - seen)}'
+        seen.add(f':{target.name}')
