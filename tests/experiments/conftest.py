@@ -17,7 +17,7 @@ def policy() -> Policy:
     model, params = tiny_model(vocab_size=tokenizer.vocab_size)
     # Larger parameters than fresh ones, so that the policy prefers some tokens to others, and
     # ends of a response that an untrained policy finds now and then.
-    params = {**params, 'embedding': 8 * params['embedding']}
+    params = {**params, 'embedding': 4 * params['embedding']}
     return Policy(
         config=model.config,
         params=params,
