@@ -140,9 +140,9 @@ def test_hostile_responses_cost_nothing():
         END * 10**5, 'Answer:' * 10**5, '</think>' * 10**5, '+' * 10**6, '\n' * 10**6,
     ]
     hostile += ['9**9**9', '(' * 10**6, '9' * 10**6, '1/' * 10**5 + '0', '\\boxed{22}', '1-' * 99]
-    started = time.monotonic()
+    started = time.process_time()  # What other processes do on the machine does not count.
     verdicts = [check(END + text, ANSWER) for text in hostile]
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 1
     assert not any(verdict.correct for verdict in verdicts)
 
 
