@@ -1,4 +1,5 @@
 import random
+import re
 import subprocess
 import sys
 

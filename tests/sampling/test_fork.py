@@ -149,7 +149,7 @@ def test_answers_end_by_themselves_or_by_their_budget(case, branches):
 
 
 def test_a_trace_does_not_depend_on_its_neighbours(case, branches):
-    rows = np.asarray([5, 30, 2, 11])
+    rows = np.random.default_rng(4).choice([5, 30, 2, 11], ROWS)
     _assert_equal(case.prove(rows), jax.tree.map(lambda x: x[rows], branches))
 
 
@@ -162,18 +162,16 @@ def test_a_boundary_does_not_depend_on_the_others(case, branches):
     )
 
 
-def test_more_branches_keep_the_first_ones(case, branches):
-    more = case.prove(branches=BRANCHES + 2)
-    np.testing.assert_array_equal(more.tokens_BEMA[:, :, :BRANCHES], branches.tokens_BEMA)
+def test_tiles_and_more_branches_keep_the_first_ones(case, branches):
+    assert ROWS * BOUNDARIES * BRANCHES > 256  # `branches` were decoded in several tiles.
+    more = case.prove(branches=BRANCHES + 2, tile_rows=10_000)
+    first = jax.tree.map(lambda x: x[:, :, :BRANCHES], more)
+    _assert_equal(first, branches)
 
 
 def test_branches_of_a_boundary_differ(case, branches):
     first, second = branches.tokens_BEMA[:, :, 0], branches.tokens_BEMA[:, :, 1]
     assert (first != second).any(axis=-1)[case.mask_BE].mean() > 0.5
-
-
-def test_tiles_do_not_change_the_branches(case, branches):
-    _assert_equal(case.prove(tile_rows=10_000), branches)
 
 
 def test_recorded_traces_give_the_same_branches(case, branches):
@@ -183,7 +181,7 @@ def test_recorded_traces_give_the_same_branches(case, branches):
             case.prompts, np.asarray(case.rollout.tokens_BT), case.rollout.lengths_B, strict=True
         )
     ]
-    cache = fill_cache(case.tiny.model, case.tiny.params, encode_prompts(sequences, 30))
+    cache = fill_cache(case.tiny.model, case.tiny.params, encode_prompts(sequences, SLOTS + 21))
     _assert_equal(case.prove(cache=cache), branches)
 
 

@@ -58,7 +58,7 @@ def _run_reference(drawn_T, budget, think_end, stop, termination):
     return tokens, sampled, thought, forced, False
 
 
-@pytest.mark.parametrize('max_thinking', [0, 1, 5])
+@pytest.mark.parametrize('max_thinking', [0, 5])
 @pytest.mark.parametrize('think_end', [None, '</t>'])
 @pytest.mark.parametrize('stop', [(), ('end',)])
 def test_rows_follow_the_rules(max_thinking, think_end, stop):

@@ -120,18 +120,24 @@ def test_a_row_does_not_depend_on_its_neighbours(tiny, prompts, terminals, rollo
     order = np.random.default_rng(1).permutation(len(prompts))
     permuted = _roll(tiny, [prompts[i] for i in order], terminals, keys_B=keys_B[order])
     _assert_rows_equal(permuted, rollout, order)
-    few = np.asarray([3, 17, 4])
-    _assert_rows_equal(
-        _roll(tiny, [prompts[i] for i in few], terminals, keys_B=keys_B[few]), rollout, few
-    )
 
 
 def test_empty_rows_fill_up_a_batch(tiny, prompts, terminals, rollout):
-    padded = _roll(tiny, [*prompts[:5], [], [], []], terminals)
-    assert (np.asarray(padded.lengths_B[5:]) == 0).all()
+    kept = np.asarray([3, 17, 4])
+    filled = [prompts[i] for i in kept] + [[]] * (len(prompts) - 3)
+    keys_B = split_by_row(jax.random.key(0), len(prompts))
+    keys_B = keys_B[np.concatenate([kept, np.arange(len(prompts) - 3)])]
+    padded = _roll(tiny, filled, terminals, keys_B=keys_B)
+    assert (np.asarray(padded.lengths_B[3:]) == 0).all()
     assert np.isfinite(padded.logprobs_BT).all()
-    first = jax.tree.map(lambda x: x[:5], padded.replace(cache=None))
-    _assert_rows_equal(first, rollout, np.arange(5))
+    _assert_rows_equal(jax.tree.map(lambda x: x[:3], padded.replace(cache=None)), rollout, kept)
+
+
+def test_a_row_does_not_depend_on_the_batch_size(tiny, prompts, terminals, rollout):
+    few = np.asarray([3, 17, 4])
+    keys_B = split_by_row(jax.random.key(0), len(prompts))[few]
+    alone = _roll(tiny, [prompts[i] for i in few], terminals, keys_B=keys_B)
+    _assert_rows_equal(alone, rollout, few)
 
 
 def test_the_loop_stops_when_every_row_has_ended(tiny, prompts, terminals):
