@@ -200,7 +200,7 @@ def plot_training(
 TRAINING_METRICS = {
     'reward': 'Outcome reward: share of right answers',
     'regret': 'Normalized regret',
-    'progress': 'Progress summed over a trace',
+    'progress': 'Progress of an episode',
     'response_tokens': 'Tokens of a response',
 }
 

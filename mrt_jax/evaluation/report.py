@@ -135,7 +135,7 @@ def _training_drawings(
         'reward': 'Share of right answers among the rollouts of a step. Strong lines are moving '
         'averages, faint ones single steps.',
         'regret': 'Normalized regret of the rollouts: falls as policies get to the answer sooner.',
-        'progress': 'What a whole thought adds to the success rate of an answer without one.',
+        'progress': 'Change of the success rate over an episode, mean over all episodes of a step.',
         'response_tokens': 'Tokens of a rollout, thought and answer.',
     }
 
