@@ -207,12 +207,16 @@ def _contestant(examination: Examination, arm: str, suffix: str) -> Contestant:
     """Examines an arm's policies as they are now, or reads what an earlier run has found."""
     seeds = examination.config.seeds
     folders = [_run_folder(examination.workdir, arm, seed) for seed in seeds]
+    curves = [_read_metrics(folder) for folder in folders]
+    if not suffix:
+        # A comparison run again finds runs that have trained on to equal tokens.
+        curves = [lines[: examination.config.num_steps] for lines in curves]
     return Contestant(
         [
             examination.sit(folder / 'policy', arm + suffix, seed)
             for folder, seed in zip(folders, seeds, strict=True)
         ],
-        [_read_metrics(folder) for folder in folders],
+        curves,
     )
 
 

@@ -60,10 +60,7 @@ def gather(seeds: Sequence[Sequence[TraceRecord]], budgets: Sequence[int]) -> Se
 def estimate(statistics: SeedStatistics, path: Path, *, seed: int = 0) -> SeedInterval:
     """A number of one algorithm."""
     numerator, denominator = statistics.numerators[path], statistics.denominators[path]
-    draws = _resample(numerator, denominator, seed)
-    return _interval(
-        numerator.mean() / denominator.mean(), draws, numerator.mean(1) / denominator.mean(1)
-    )
+    return _interval(*_ratios(numerator, denominator), _resample(numerator, denominator, seed))
 
 
 def difference(
@@ -76,19 +73,24 @@ def difference(
     parts = []
     for one, offset in ((statistics, 0), (reference, 1)):
         numerator, denominator = one.numerators[path], one.denominators[path]
-        parts.append(
-            (
-                numerator.mean() / denominator.mean(),
-                _resample(numerator, denominator, seed, seed_stream=offset),
-                numerator.mean(1) / denominator.mean(1),
-            )
-        )
-    (mean, draws, by_seed), (reference_mean, reference_draws, reference_by_seed) = parts
+        draws = _resample(numerator, denominator, seed, seed_stream=offset)
+        parts.append((*_ratios(numerator, denominator), draws))
+    (mean, by_seed, draws), (reference_mean, reference_by_seed, reference_draws) = parts
     if len(reference_by_seed) != len(by_seed):
         reference_by_seed = np.full(len(by_seed), reference_mean)
-    return _interval(
-        mean - reference_mean, draws - reference_draws, by_seed - reference_by_seed
-    )
+    with np.errstate(invalid='ignore'):
+        return _interval(
+            mean - reference_mean, by_seed - reference_by_seed, draws - reference_draws
+        )
+
+
+def _ratios(numerator_SN: np.ndarray, denominator_SN: np.ndarray) -> tuple[float, np.ndarray]:
+    """The number over all seeds, and of each seed; infinite without a denominator."""
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return (
+            numerator_SN.mean() / denominator_SN.mean(),
+            numerator_SN.mean(1) / denominator_SN.mean(1),
+        )
 
 
 def _resample(
@@ -107,6 +109,7 @@ def _resample(
         return total(numerator_SN) / total(denominator_SN)
 
 
-def _interval(mean: float, draws_R: np.ndarray, by_seed_S: np.ndarray) -> SeedInterval:
-    low, high = np.quantile(draws_R, [0.025, 0.975])
+def _interval(mean: float, by_seed_S: np.ndarray, draws_R: np.ndarray) -> SeedInterval:
+    # Draws without a denominator are infinite: sorted to the end, not interpolated.
+    low, high = np.quantile(np.sort(draws_R), [0.025, 0.975], method='inverted_cdf')
     return SeedInterval(float(mean), float(low), float(high), tuple(map(float, by_seed_S)))

@@ -1,0 +1,84 @@
+"""A comparison trains, evaluates and reports each arm once; its numbers over seeds."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs.countdown import comparison
+from mrt_jax.errors import InputError
+from mrt_jax.evaluation.comparison import compare
+from mrt_jax.evaluation.seeds import SeedStatistics, difference, estimate
+from tests.training.run_configs import keep_data_in, save_untrained_policy
+
+PATH = ('pass_at_1',)
+
+
+def statistics(rows):
+    values = np.asarray(rows, float)
+    return SeedStatistics({PATH: values}, {PATH: np.ones_like(values)})
+
+
+def test_means_and_seeds():
+    found = estimate(statistics([[1, 0, 1, 0], [1, 1, 1, 0]]), PATH)
+    assert found.mean == pytest.approx(0.625)
+    assert found.by_seed == pytest.approx((0.5, 0.75))
+    assert found.low < found.mean < found.high
+
+
+def test_differences_are_paired_by_problem():
+    rng = np.random.default_rng(0)
+    hard = rng.random((2, 400)) * 0.1 + np.linspace(0, 1, 400)
+    found = difference(statistics(hard + 0.05), statistics(hard), PATH)
+    assert found.mean == pytest.approx(0.05)
+    # Problems differ by far more than policies; only pairing gives so narrow an interval.
+    assert found.high - found.low < 0.02
+    assert found.low > 0
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    keep_data_in(tmp_path_factory.mktemp('data'))
+    config = comparison(arms=('grpo', 'mrt'), seeds=(0, 1), equal_tokens=True)
+    config.update(
+        policy=save_untrained_policy(tmp_path_factory.mktemp('policy') / 'untrained'),
+        num_steps=1, checkpoint_every=1, prompts_per_step=2, group_size=4,
+        max_thinking_tokens=24, max_answer_tokens=4, max_boundaries=3, branches=2,
+        microbatch_rows=8,
+    )
+    config.evaluation.update(
+        num_problems=4, num_samples=1, batch_rows=4, max_boundaries=3, branches=2, budgets=(30, 50)
+    )
+    return config
+
+
+def test_a_comparison_at_equal_updates_and_at_equal_tokens(config, tmp_path):
+    page = compare(config, tmp_path, note='command')
+    assert page == tmp_path / 'report' / 'index.html'
+    summary = json.loads((tmp_path / 'report' / 'summary.json').read_text())
+    names = list(summary['policies'])
+    # Which arm has sampled fewer tokens and trains on is the untrained policy's chance.
+    assert names[:3] == ['warm start', 'grpo', 'mrt']
+    assert names[3:] in (['grpo, equal tokens'], ['mrt, equal tokens'])
+    table = (tmp_path / 'report' / 'results.md').read_text()
+    assert all(f'| {name} |' in table for name in names) and 'command' in table
+    totals = {}
+    for arm in ('grpo', 'mrt'):
+        lines = (tmp_path / 'runs' / f'{arm}-0' / 'metrics.jsonl').read_text().splitlines()
+        totals[arm] = json.loads(lines[-1])['sampled_tokens_total']
+    longer = names[3].partition(',')[0]
+    assert totals[longer] == max(totals.values())
+    # Run again, it finds everything done.
+    traces = sorted((tmp_path / 'evaluations').iterdir())
+    times = [file.stat().st_mtime_ns for file in traces]
+    assert len(traces) == 8
+    assert compare(config, tmp_path, note='command') == page
+    assert [file.stat().st_mtime_ns for file in traces] == times
+    assert json.loads((tmp_path / 'report' / 'summary.json').read_text()) == summary
+
+
+def test_a_comparison_of_nothing_is_refused(config, tmp_path):
+    empty = config.copy_and_resolve_references()
+    empty.seeds = ()
+    with pytest.raises(InputError, match='seeds'):
+        compare(empty, tmp_path)
