@@ -112,7 +112,7 @@ def make_update(
 
     def update(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         total, tally, gradient = accumulate(state.params, batch)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         good = jnp.isfinite(norm) & jnp.isfinite(total)
         steps, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         metrics = tally.metrics() | {
