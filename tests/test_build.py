@@ -104,6 +104,27 @@ def test_dependencies_are_the_imports(targets):
     assert not wrong, 'BUILD: write these dependencies:\n' + '\n'.join(wrong)
 
 
+def pinned(file: str) -> set[str]:
+    """Packages of a requirements file, named as in BUILD."""
+    names = set()
+    for line in (ROOT / file).read_text().splitlines():
+        name, pin, _ = line.partition('==')
+        if pin:
+            names.add(name.lower().replace('-', '_'))
+    return names
+
+
+def test_packages_used_are_pinned(targets):
+    run, develop = pinned('requirements.txt'), pinned('requirements-dev.txt')
+    assert not run & develop, 'requirements-dev.txt: remove what requirements.txt has'
+    for target in targets:
+        used = {dep.removeprefix('@pypi//') for dep in target.deps if dep.startswith('@pypi//')}
+        for_tests = target.name == 'testing' or target.rule == 'pytest_test'
+        known, file = (run | develop, 'requirements-dev.txt') if for_tests else (
+            run, 'requirements.txt')
+        assert used <= known, f'{file}: pin {sorted(used - known)}, which {target.name} imports'
+
+
 def test_packages_depend_in_one_direction(targets):
     """A library may use those that BUILD lists above it."""
     seen = set()
