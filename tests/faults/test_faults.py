@@ -67,6 +67,6 @@ def test_a_damaged_newest_checkpoint_costs_steps_only(tmp_path, env):
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
     done = subprocess.run(short, env=env, check=True, capture_output=True, text=True)
-    said = [line for line in done.stderr.splitlines() if 'damaged' in line]
+    said = [line for line in done.stderr.splitlines() if 'is damaged' in line]
     assert len(said) == 1 and str(newest) in said[0] and 'step 9' in said[0]
     assert metrics_without_clocks(tmp_path) == expected

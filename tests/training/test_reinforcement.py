@@ -126,13 +126,19 @@ def test_every_variant_takes_a_step(policy, tmp_path, variant):
     assert 0 <= step['validation_regret'] <= 1
 
 
-def test_non_finite_updates_stop_the_run(policy, tmp_path):
+def test_non_finite_updates_stop_the_run(policy, tmp_path, monkeypatch):
     assert train_policy(small_run(policy, num_steps=1), tmp_path)
-    config = small_run(policy, max_skipped_in_a_row=2)
-    config.alpha = float('nan')
-    with pytest.raises(NonFiniteError, match='checkpoint of step'):
-        train_policy(config, tmp_path)
-    assert read_steps(tmp_path)[-1]['skipped'] == 1
+    make_batch = reinforcement.make_batch
+
+    def spoilt(*args):
+        batch, metrics = make_batch(*args)
+        return batch.replace(advantages_BT=batch.advantages_BT * float('nan')), metrics
+
+    monkeypatch.setattr(reinforcement, 'make_batch', spoilt)
+    with pytest.raises(NonFiniteError, match='the checkpoint of step'):
+        train_policy(small_run(policy, max_skipped_in_a_row=2, checkpoint_every=100), tmp_path)
+    steps = read_steps(tmp_path)
+    assert [step['skipped'] for step in steps] == [0, 1, 1]
 
 
 @pytest.mark.parametrize(
