@@ -115,6 +115,7 @@ def comparison(
     config = reinforcement()
     config.objective = 'compare'
     config.arms = ml_collections.ConfigDict({name: dict(RECIPES[name]) for name in arms})
+    config.baseline = 'grpo'  # the arm that the others are compared with, besides the warm start
     config.seeds = seeds
     # Arms that have sampled fewer tokens than another train on to as many, and count twice.
     config.equal_tokens = equal_tokens
@@ -135,6 +136,7 @@ def warm_start() -> ml_collections.ConfigDict:
     config.save_dtype = 'bfloat16'  # of the policy folder
     config.rows_per_step = 48
     config.row_tokens = 144
+    config.answer_weight = 4.0  # weight of an answer's token beside one of the thought's
     config.microbatch_rows = 12
     # Rates at which the demonstrated searches go wrong, see mrt_jax/tasks/search_traces.py.
     config.unsteadiness = ml_collections.ConfigDict(

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from mrt_jax.errors import InputError
 from mrt_jax.evaluation.evaluate import evaluate_policy
 from mrt_jax.evaluation.report import write_report
-from mrt_jax.evaluation.results_table import results_table, write_markdown
+from mrt_jax.evaluation.results_table import results_tables, write_markdown
 from mrt_jax.evaluation.summary import summarize
 from mrt_jax.evaluation.traces import TraceRecord, read_traces, write_traces
 from mrt_jax.policies.load import load_policy
@@ -47,8 +47,8 @@ class Contestant:
 
     @property
     def sampled_tokens(self) -> float:
-        """Mean number of tokens sampled in training, the meta-prover's included."""
-        totals = [lines[-1]['sampled_tokens_total'] for lines in self.curves]
+        """Mean number of tokens sampled in training, the meta-prover's included; 0 if none were."""
+        totals = [lines[-1].get('sampled_tokens_total', 0) for lines in self.curves]
         return sum(totals) / max(len(totals), 1)
 
 
@@ -129,7 +129,8 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
     the most, with the same seed, train on until they have sampled as many, and are evaluated again.
 
     Args:
-        config: a config of reinforcement learning with `arms`, overrides by name, and `seeds`.
+        config: a config of reinforcement learning with `arms`, overrides by name, `baseline`, the
+            name of one of them, and `seeds`.
         workdir: each run in `runs/ARM-SEED`, each evaluation in `evaluations/`, the report in
             `report/`.
         note: shown on the page, for example the command.
@@ -142,6 +143,10 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
     """
     if not config.arms or not config.seeds:
         raise InputError('a comparison needs at least one entry in arms and one in seeds')
+    if config.baseline not in config.arms:
+        raise InputError(
+            f'baseline={config.baseline!r} is none of the arms, {", ".join(config.arms)}'
+        )
     configs = {
         (arm, seed): _arm_config(config, arm, seed) for arm in config.arms for seed in config.seeds
     }
@@ -174,16 +179,18 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
                     return None
             results[arm + EQUAL_TOKENS] = _contestant(examination, arm, EQUAL_TOKENS)
     title = f'{config.task}: outcome reward and MRT from one warm start'
-    return _report(config, results, workdir / 'report', title, note)
+    baseline = config.baseline
+    references = [
+        name for name in (WARM_START, baseline, baseline + EQUAL_TOKENS) if name in results
+    ]
+    return _report(config, results, references, workdir / 'report', title, note)
 
 
-def _arm_config(
-    config: Any, arm: str, seed: int
-) -> Any:
+def _arm_config(config: Any, arm: str, seed: int) -> Any:
     arm_config = config.copy_and_resolve_references()
     overrides = arm_config.arms[arm]
     with arm_config.unlocked():
-        del arm_config.arms, arm_config.seeds, arm_config.equal_tokens
+        del arm_config.arms, arm_config.baseline, arm_config.seeds, arm_config.equal_tokens
     arm_config.update(overrides)
     arm_config.update({'objective': 'rl', 'seed': seed})
     return arm_config
@@ -229,7 +236,8 @@ def report_run(config: Any, workdir: Path, note: str = '') -> Path:
         results[WARM_START] = Contestant([start], [])
     trained = examination.sit(workdir / 'policy', TRAINED, config.seed)
     results[TRAINED] = Contestant([trained], [_read_metrics(workdir)])
-    return _report(config, results, workdir / 'report', f'{config.task}: one run', note)
+    references = [WARM_START] if WARM_START in results else []
+    return _report(config, results, references, workdir / 'report', f'{config.task}: one run', note)
 
 
 def _read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -240,13 +248,14 @@ def _read_metrics(folder: Path) -> list[dict[str, Any]]:
 def _report(
     config: Any,
     results: Mapping[str, Contestant],
+    references: Sequence[str],
     folder: Path,
     title: str,
     note: str,
 ) -> Path:
     budgets = list(config.evaluation.budgets)
-    table = results_table(results, budgets)
-    write_markdown(folder / 'results.md', table, note)
+    tables = results_tables(results, budgets, references)
+    write_markdown(folder / 'results.md', title, tables, note)
     pooled = {name: _pool(contestant.seeds) for name, contestant in results.items()}
     return write_report(
         folder,
@@ -254,7 +263,7 @@ def _report(
         training_curves={
             name: contestant.curves[0] for name, contestant in results.items() if contestant.curves
         },
-        tables=(table,),
+        tables=tables,
         title=title,
         note=note,
     )

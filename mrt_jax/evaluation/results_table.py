@@ -1,62 +1,95 @@
-"""The table that a comparison over seeds ends with."""
+"""The tables that a comparison over seeds ends with."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mrt_jax.evaluation.page import Table
-from mrt_jax.evaluation.seeds import SeedInterval, difference, estimate, gather
+from mrt_jax.evaluation.seeds import SeedInterval, SeedStatistics, difference, estimate, gather
+
+Key = tuple[str, ...]  # of a number in a summary
 
 
-def results_table(results: Mapping[str, Any], budgets: Sequence[int]) -> Table:
-    """One row for each algorithm; the first is the one that the others are compared with.
+
+def results_tables(
+    results: Mapping[str, Any], budgets: Sequence[int], references: Sequence[str]
+) -> list[Table]:
+    """A table of all algorithms, and one of their differences to each reference.
 
     Args:
         results: contestants by name, see `comparison.Contestant`.
         budgets: token budgets; regret is given at the largest, the full budget.
+        references: names in `results` with which the others are compared, a table for each.
     """
-    full = ('normalized_regret', str(max(budgets)))
     statistics = {name: gather(one.seeds, budgets) for name, one in results.items()}
-    first = next(iter(statistics.values()))
-    rows = []
-    for name, one in results.items():
-        own = statistics[name]
-        change = difference(own, first, full)
-        rows.append(
-            [
-                name,
-                f'{one.updates:.0f}',
-                f'{one.sampled_tokens / 1e6:.2f}',
-                _text(estimate(own, ('pass_at_1',)), 3),
-                _text(estimate(own, ('tokens_per_correct',)), 0),
-                _text(estimate(own, full), 3),
-                '' if own is first else _text(change, 3, signed=True),
-                ' '.join(f'{value:.3f}' for value in estimate(own, full).by_seed),
-            ]
-        )
+    measures = {
+        'pass@1': (('pass_at_1',), 3),
+        'tokens per correct answer': (('tokens_per_correct',), 0),
+        f'normalized regret at {max(budgets)} tokens':
+            (('normalized_regret', str(max(budgets))), 3),
+    }
+    return [
+        _results(results, statistics, measures),
+        *(_differences(statistics, measures, reference) for reference in references),
+    ]
+
+
+def _results(
+    results: Mapping[str, Any],
+    statistics: Mapping[str, SeedStatistics],
+    measures: Mapping[str, tuple[Key, int]],
+) -> Table:
+    *_, (regret, _) = measures.values()
+    rows = [
+        [
+            name,
+            f'{one.updates:.0f}',
+            f'{one.sampled_tokens / 1e6:.2f}',
+            *(_text(estimate(statistics[name], path), digits)
+              for path, digits in measures.values()),
+            ' '.join(f'{value:.3f}' for value in estimate(statistics[name], regret).by_seed),
+        ]
+        for name, one in results.items()
+    ]
     seeds = len(next(iter(results.values())).seeds)
     return Table(
-        title='All seeds',
-        columns=[
-            'policy', 'updates', 'sampled tokens (M)', 'pass@1', 'tokens per correct answer',
-            f'normalized regret at {max(budgets)} tokens', 'difference to the first row',
-            'regret by seed',
-        ],
+        title='Results',
+        columns=['policy', 'updates', 'sampled tokens (M)', *measures, 'regret by seed'],
         rows=rows,
         caption=f'Means over {seeds} seed{"s" if seeds > 1 else ""} with 95% bootstrap intervals '
-        'over problems and seeds; differences are paired by problem. Sampled tokens are those of '
-        'training, the meta-prover\'s included.',
+        'over problems and seeds. Sampled tokens are those of training, the meta-prover\'s '
+        'included.',
     )
 
 
-def write_markdown(path: Path, table: Table, note: str) -> None:
-    """Writes a table that a repository can show."""
-    lines = [f'# {table.title}', '', '| ' + ' | '.join(table.columns) + ' |',
-             '|' + ' --- |' * len(table.columns)]
-    lines += ['| ' + ' | '.join(row) + ' |' for row in table.rows]
-    lines += ['', table.caption, '', f'`{note}`' if note else '']
+def _differences(
+    statistics: Mapping[str, SeedStatistics],
+    measures: Mapping[str, tuple[Key, int]],
+    reference: str,
+) -> Table:
+    return Table(
+        title=f'Less {reference}',
+        columns=['policy', *measures],
+        rows=[
+            [name, *(_text(difference(own, statistics[reference], path), digits, signed=True)
+                     for path, digits in measures.values())]
+            for name, own in statistics.items() if name != reference
+        ],
+        caption=f'Differences to {reference} with 95% bootstrap intervals over problems, the same '
+        'for both, and over seeds.',
+    )
+
+
+def write_markdown(path: Path, title: str, tables: Sequence[Table], note: str) -> None:
+    """Writes tables that a repository can show; `note` is the command that made them."""
+    lines = [f'# {title}', '', *([f'`{note}`', ''] if note else [])]
+    for table in tables:
+        lines += [f'## {table.title}', '', '| ' + ' | '.join(table.columns) + ' |',
+                  '|' + ' --- |' * len(table.columns)]
+        lines += ['| ' + ' | '.join(row) + ' |' for row in table.rows]
+        lines += ['', table.caption, '']
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    path.write_text('\n'.join(lines), encoding='utf-8')
 
 
 def _text(interval: SeedInterval, digits: int, *, signed: bool = False) -> str:

@@ -9,10 +9,21 @@ from flax import struct
 
 @dataclasses.dataclass(frozen=True)
 class Demonstration:
-    """A prompt and the response to imitate, as token ids; only the response is trained on."""
+    """A prompt and the response to imitate, as token ids; only the response is trained on.
+
+    Attributes:
+        prompt: not trained on.
+        thought: up to where the answer begins.
+        answer: to the end of the turn; its tokens may count more than others, see `pack`.
+    """
 
     prompt: tuple[int, ...]
-    response: tuple[int, ...]
+    thought: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return (*self.prompt, *self.thought, *self.answer)
 
 
 @struct.dataclass
@@ -23,19 +34,28 @@ class PackedRows:
         tokens_BT: int32 token ids.
         positions_BT: int32, restarting at 0 with each demonstration; -1 where a row is unused.
         segments_BT: int32, the number of the demonstration within its row.
-        mask_BT: bool, true at the tokens that are trained on.
+        weights_BT: float32 weight of each token in the loss, 0 where it is not trained on; they
+            add up to 1.
     """
 
     tokens_BT: np.ndarray
     positions_BT: np.ndarray
     segments_BT: np.ndarray
-    mask_BT: np.ndarray
+    weights_BT: np.ndarray
 
 
-def pack(demonstrations: Iterable[Demonstration], *, rows: int, length: int) -> PackedRows:
+def pack(
+    demonstrations: Iterable[Demonstration], *, rows: int, length: int, answer_weight: float = 1.0
+) -> PackedRows:
     """Fills `rows` rows of `length` tokens, each demonstration whole and in one row.
 
     Reads demonstrations until one fits in no row that is left, so an endless iterator is fine.
+
+    Args:
+        demonstrations: in the order in which they are tried.
+        rows: of the batch.
+        length: tokens of a row.
+        answer_weight: weight of an answer's token beside one of the thought's.
 
     Raises:
         ValueError: a demonstration is longer than a row.
@@ -44,16 +64,19 @@ def pack(demonstrations: Iterable[Demonstration], *, rows: int, length: int) -> 
         tokens_BT=np.zeros((rows, length), np.int32),
         positions_BT=np.full((rows, length), -1, np.int32),
         segments_BT=np.zeros((rows, length), np.int32),
-        mask_BT=np.zeros((rows, length), bool),
+        weights_BT=np.zeros((rows, length), np.float32),
     )
     for row, start, segment, item in _places(demonstrations, rows, length):
-        tokens = (*item.prompt, *item.response)
-        span = slice(start, start + len(tokens))
-        packed.tokens_BT[row, span] = tokens
-        packed.positions_BT[row, span] = np.arange(len(tokens))
-        packed.segments_BT[row, span] = segment
-        packed.mask_BT[row, start + len(item.prompt) : start + len(tokens)] = True
-    return packed
+        thought, answer, end = start + np.cumsum(
+            [len(item.prompt), len(item.thought), len(item.answer)]
+        )
+        packed.tokens_BT[row, start:end] = item.tokens
+        packed.positions_BT[row, start:end] = np.arange(end - start)
+        packed.segments_BT[row, start:end] = segment
+        packed.weights_BT[row, thought:answer] = 1
+        packed.weights_BT[row, answer:end] = answer_weight
+    total = packed.weights_BT.sum(dtype=np.float64)
+    return packed.replace(weights_BT=(packed.weights_BT / total).astype(np.float32))
 
 
 def _places(
@@ -61,7 +84,7 @@ def _places(
 ) -> Iterator[tuple[int, int, int, Demonstration]]:
     used, counts = [0] * rows, [0] * rows
     for item in demonstrations:
-        size = len(item.prompt) + len(item.response)
+        size = len(item.tokens)
         if size > length:
             raise ValueError(
                 f'a demonstration has {size} tokens, a packed row {length}; '

@@ -92,9 +92,15 @@ def prepare(config: Any) -> Setup:
         config.clip_low, config.clip_high, config.kl_coef, config.entropy_coef, config.aggregation
     )
     for name in ('prompts_per_step', 'branches', 'max_boundaries', 'updates_per_step',
-                 'max_thinking_tokens', 'max_answer_tokens'):
+                 'microbatch_rows', 'max_thinking_tokens', 'max_answer_tokens'):
         if config[name] < 1:
             raise InputError(f'{name}={config[name]} must be at least 1')
+    rows = config.prompts_per_step * config.group_size
+    if rows % config.microbatch_rows:
+        raise InputError(
+            f'prompts_per_step={config.prompts_per_step} x group_size={config.group_size} make '
+            f'{rows} rows, which microbatch_rows={config.microbatch_rows} does not divide'
+        )
     try:
         sampling = SamplingConfig(**config.sampling)
     except ValueError as error:
@@ -102,7 +108,7 @@ def prepare(config: Any) -> Setup:
     policy = load_policy(config.policy, mesh)
     model = Transformer(policy.config, config.compute_dtype, config.remat)
     budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
-    validate_mesh(mesh, policy.config, rows=config.prompts_per_step * config.group_size)
+    validate_mesh(mesh, policy.config, rows=rows)
     setup = Setup(
         config=ml_collections.FrozenConfigDict(config),
         policy=policy,

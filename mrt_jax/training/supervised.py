@@ -12,7 +12,6 @@ from mrt_jax.data.countdown_dataset import load_puzzles
 from mrt_jax.data.countdown_puzzles import SPECS, CountdownSpec, Puzzle
 from mrt_jax.data.search_traces import Unsteadiness, draw_trace, find_solutions
 from mrt_jax.errors import InputError
-from mrt_jax.kernels.surrogate import token_weights
 from mrt_jax.methods.sft import Demonstration, pack
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.transformer import Transformer, init_params
@@ -21,6 +20,7 @@ from mrt_jax.policies.policy import Policy
 from mrt_jax.policies.save import save_policy
 from mrt_jax.policies.tokenizers import Tokenizer
 from mrt_jax.sharding.mesh import make_mesh, validate_mesh
+from mrt_jax.sharding.rules import use_mesh
 from mrt_jax.tasks.countdown import CONCLUSION, make_problem
 from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, countdown_tokenizer
 from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
@@ -42,9 +42,11 @@ def demonstrate(
     solutions = _solutions(puzzle.numbers, puzzle.target, unsteadiness.max_value)
     trace = draw_trace(puzzle.numbers, puzzle.target, solutions, unsteadiness, rng)
     prompt = chat.render(make_problem(puzzle, spec).messages, add_generation_prompt=True)
-    response = tokenizer.encode(f'{trace.thought}{CONCLUSION}{trace.answer}')
-    end = tokenizer.eos_ids[0]
-    return Demonstration(tuple(tokenizer.encode(prompt)), (*response, end))
+    return Demonstration(
+        prompt=tuple(tokenizer.encode(prompt)),
+        thought=tuple(tokenizer.encode(f'{trace.thought}{CONCLUSION}')),
+        answer=(*tokenizer.encode(trace.answer), tokenizer.eos_ids[0]),
+    )
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -94,10 +96,12 @@ def train_supervised(config: Any, workdir: Path) -> bool:
                 puzzle = puzzles[int(rng.integers(len(puzzles)))]
                 yield demonstrate(puzzle, spec, unsteadiness, tokenizer, chat, rng)
 
-        packed = pack(demonstrations(), rows=config.rows_per_step, length=config.row_tokens)
+        packed = pack(
+            demonstrations(), rows=config.rows_per_step, length=config.row_tokens,
+            answer_weight=config.answer_weight,
+        )
         return SupervisedBatch(
-            packed.tokens_BT, packed.positions_BT, packed.segments_BT,
-            np.asarray(token_weights(packed.mask_BT, 'token')),
+            packed.tokens_BT, packed.positions_BT, packed.segments_BT, packed.weights_BT
         )
 
     def step(state: TrainState, number: int) -> tuple[TrainState, dict[str, Any]]:
@@ -127,7 +131,8 @@ def train_supervised(config: Any, workdir: Path) -> bool:
         config.num_steps, config.checkpoint_every, config.keep_checkpoints,
         config.max_skipped_in_a_row,
     )
-    state = run_loop(trainer, loop, workdir)
+    with use_mesh(mesh):
+        state = run_loop(trainer, loop, workdir)
     if state is None:
         return False
     policy = Policy(model_config, state.params, tokenizer, chat, tokenizer.eos_ids)

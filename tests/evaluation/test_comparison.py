@@ -7,8 +7,10 @@ import pytest
 
 from configs.countdown import comparison
 from mrt_jax.errors import InputError
-from mrt_jax.evaluation.comparison import compare
+from mrt_jax.evaluation.comparison import Contestant, compare
+from mrt_jax.evaluation.results_table import results_tables, write_markdown
 from mrt_jax.evaluation.seeds import SeedStatistics, difference, estimate
+from tests.evaluation.synthetic import make_records
 from tests.training.run_configs import keep_data_in, save_untrained_policy
 
 PATH = ('pass_at_1',)
@@ -61,7 +63,8 @@ def test_a_comparison_at_equal_updates_and_at_equal_tokens(config, tmp_path):
     assert names[:3] == ['warm start', 'grpo', 'mrt']
     assert names[3:] in (['grpo, equal tokens'], ['mrt, equal tokens'])
     table = (tmp_path / 'report' / 'results.md').read_text()
-    assert all(f'| {name} |' in table for name in names) and 'command' in table
+    assert all(f'| {name} |' in table for name in names) and '`command`' in table
+    assert table.count('\n## ') == (3 if names[3].startswith('mrt') else 4)
     totals = {}
     for arm in ('grpo', 'mrt'):
         lines = (tmp_path / 'runs' / f'{arm}-0' / 'metrics.jsonl').read_text().splitlines()
@@ -77,8 +80,35 @@ def test_a_comparison_at_equal_updates_and_at_equal_tokens(config, tmp_path):
     assert json.loads((tmp_path / 'report' / 'summary.json').read_text()) == summary
 
 
+def test_tables_compare_with_every_reference(tmp_path):
+    results = {
+        name: Contestant([make_records(solve=solve, seed=seed) for seed in range(2)], [])
+        for name, solve in {'base': 0.3, 'better': 0.6, 'same': 0.3}.items()
+    }
+    tables = results_tables(results, [40, 60], ['base', 'better'])
+    assert [table.title for table in tables] == ['Results', 'Less base', 'Less better']
+    assert [row[0] for row in tables[2].rows] == ['base', 'same']
+    (_, better), (_, same) = (
+        (row[0], row[tables[1].columns.index('normalized regret at 60 tokens')])
+        for row in tables[1].rows
+    )
+    assert better.startswith('-') and same.startswith('+0.000 [-')
+    write_markdown(tmp_path / 'results.md', 'Title', tables, 'python -m command')
+    lines = (tmp_path / 'results.md').read_text().splitlines()
+    assert lines[:4] == ['# Title', '', '`python -m command`', '']
+    widths = [line.count(' | ') for line in lines if line.startswith('| ')]
+    assert widths == [6] * 5 + [3] * 8  # The line below the columns counts too.
+
+
 def test_a_comparison_of_nothing_is_refused(config, tmp_path):
     empty = config.copy_and_resolve_references()
     empty.seeds = ()
     with pytest.raises(InputError, match='seeds'):
         compare(empty, tmp_path)
+
+
+def test_a_baseline_that_is_no_arm_is_refused(config, tmp_path):
+    other = config.copy_and_resolve_references()
+    other.baseline = 'length_penalty'
+    with pytest.raises(InputError, match="baseline='length_penalty'"):
+        compare(other, tmp_path)

@@ -45,15 +45,19 @@ def test_faulty_command_lines(start, tmp_path):
     broken = tmp_path / 'broken'
     broken.mkdir()
     (broken / 'config.json').write_text(json.dumps({'model_type': 'gpt2'}))
+    truncated = save_untrained_policy(tmp_path / 'truncated')
+    with open(f'{truncated}/model.safetensors', 'r+b') as weights:
+        weights.truncate(1000)
     faults = {
         'unknown key': (['--config.alfa=1'], {}, 'alfa'),
         'wrong type': (['--config.num_steps=many'], {}, 'many'),
         'no such variant': ([], {'variant': 'mtr'}, 'mtr'),
         'budget beyond the context': (
             ['--config.max_thinking_tokens=5000'], {}, 'max_thinking_tokens=5000'),
-        'rows that do not divide': (['--config.microbatch_rows=3'], {}, 'microbatch_rows=3'),
+        'group that does not divide': (['--config.group_size=3'], {}, 'group_size=3'),
         'no policy folder': ([], {'policy': tmp_path / 'nowhere'}, 'nowhere'),
         'unsupported architecture': ([], {'policy': broken}, 'gpt2'),
+        'truncated weights': ([], {'policy': truncated}, 'model.safetensors'),
         'workdir that cannot be written': ([], {'workdir': file / 'below'}, 'cannot be written'),
     }
     runs = {
@@ -68,7 +72,7 @@ def test_faulty_command_lines(start, tmp_path):
         assert 'ompil' not in errors, name
 
 
-def test_sigterm_ends_with_0_and_the_run_goes_on_to_its_report(start, tmp_path):
+def test_sigterm_and_a_damaged_checkpoint_end_in_the_report_all_the_same(start, tmp_path):
     workdir = tmp_path / 'run'
     run = start('--config.num_steps=500', workdir=workdir)
     metrics = workdir / 'metrics.jsonl'
@@ -81,9 +85,15 @@ def test_sigterm_ends_with_0_and_the_run_goes_on_to_its_report(start, tmp_path):
     assert run.returncode == 0, errors
     assert 'run again to go on' in output
     done = len(metrics.read_text().splitlines())
+    newest = workdir / 'checkpoints' / str(done)
+    data = max((newest / 'state').rglob('*'), key=lambda path: path.stat().st_size)
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
     run = start(f'--config.num_steps={done + 1}', workdir=workdir)
     output, errors = run.communicate(timeout=300)
     assert run.returncode == 0, errors
+    assert f'{newest} is damaged' in errors
     assert len(metrics.read_text().splitlines()) == done + 1
     assert (workdir / 'report' / 'index.html').is_file()
     assert str(workdir / 'report' / 'index.html') in output
