@@ -140,7 +140,7 @@ def warm_start() -> ml_collections.ConfigDict:
     config.microbatch_rows = 12
     # Rates at which the demonstrated searches go wrong, see mrt_jax/tasks/search_traces.py.
     config.unsteadiness = ml_collections.ConfigDict(
-        dict(solve=0.15, repeat=0.15, stop=0.08, go_on=0.6, cut=0.1, guess=0.2, max_attempts=8,
+        dict(solve=0.12, repeat=0.15, stop=0.08, go_on=0.6, cut=0.1, guess=0.1, max_attempts=8,
              max_value=60)
     )
     config.optimizer = ml_collections.ConfigDict(

@@ -26,7 +26,7 @@ DATA_VARIABLE = 'MRT_JAX_DATA'
 class Countdown(tfds.core.GeneratorBasedBuilder):
     """Numbers, target and name of each puzzle; the config's spec fixes them all."""
 
-    VERSION = tfds.core.Version('1.0.0')
+    VERSION = tfds.core.Version('1.1.0')
 
     def __init__(self, spec: CountdownSpec, **kwargs) -> None:
         self._spec = spec
@@ -43,7 +43,7 @@ class Countdown(tfds.core.GeneratorBasedBuilder):
                     'key': tfds.features.Text(),
                 }
             ),
-            # Order of writing is order of drawing: examples are found again by index.
+            # Written in the order of `draw_puzzles`: examples are found again by index.
             disable_shuffling=True,
         )
 

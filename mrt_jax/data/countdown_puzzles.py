@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -78,17 +77,20 @@ def split_of(puzzle: Puzzle) -> str:
     return SPLITS[0] if share < 70 else SPLITS[1] if share < 85 else SPLITS[2]
 
 
-def draw_puzzles(spec: CountdownSpec, split: str) -> Iterator[Puzzle]:
+def draw_puzzles(spec: CountdownSpec, split: str) -> list[Puzzle]:
     """Draws a split's puzzles: all different, each with at least one solution.
+
+    Puzzles with many solutions come up early, so the drawn are shuffled: any part of a split is as
+    hard as the whole.
 
     Raises:
         InputError: the spec has too few different puzzles for the split's size.
     """
     size = spec.sizes[SPLITS.index(split)]
     rng = np.random.default_rng([spec.seed, SPLITS.index(split)])
-    seen: set[str] = set()
+    drawn: dict[str, Puzzle] = {}
     misses = 0  # In a row.
-    while len(seen) < size:
+    while len(drawn) < size:
         count = int(rng.integers(spec.min_numbers, spec.max_numbers + 1))
         numbers = tuple(rng.integers(1, spec.max_number + 1, size=count).tolist())
         # Without `use_all` a puzzle may be solved by some of its numbers.
@@ -96,14 +98,15 @@ def draw_puzzles(spec: CountdownSpec, split: str) -> Iterator[Puzzle]:
         target = draw_attempt(numbers[:used], spec.max_value, rng).value
         puzzle = Puzzle(tuple(rng.permutation(numbers).tolist()), target)
         fits = spec.min_target <= target <= spec.max_target and split_of(puzzle) == split
-        if not fits or puzzle.key in seen:
+        if not fits or puzzle.key in drawn:
             misses += 1
             if misses > MAX_MISSES:
                 raise InputError(
-                    f'{spec}: found {len(seen)} different {split} puzzles and in {MAX_MISSES} more '
-                    f'draws no new one; ask for fewer than {size} or widen the ranges'
+                    f'{spec}: found {len(drawn)} different {split} puzzles and in {MAX_MISSES} '
+                    f'more draws no new one; ask for fewer than {size} or widen the ranges'
                 )
             continue
         misses = 0
-        seen.add(puzzle.key)
-        yield puzzle
+        drawn[puzzle.key] = puzzle
+    puzzles = list(drawn.values())
+    return [puzzles[place] for place in rng.permutation(size)]

@@ -32,12 +32,12 @@ class Unsteadiness:
         max_value: largest intermediate result that an attempt may pass through.
     """
 
-    solve: float = 0.15
+    solve: float = 0.12
     repeat: float = 0.15
     stop: float = 0.08
     go_on: float = 0.6
     cut: float = 0.1
-    guess: float = 0.2
+    guess: float = 0.1
     max_attempts: int = 8
     max_value: int = 60
 

@@ -57,7 +57,8 @@ class Examination:
     """The test that every policy of a run sits.
 
     Attributes:
-        workdir: traces are kept in its `evaluations/`, so that a resumed run reads them.
+        workdir: traces are kept in its `evaluations/`, with what they are of, so that a resumed run
+            reads them.
         config: of the run.
         problems: of the test split.
         budget, sampling, mesh: as in training.
@@ -70,12 +71,33 @@ class Examination:
     sampling: SamplingConfig
     mesh: Mesh
 
-    def sit(self, folder: str | Path, name: str, seed: int) -> list[TraceRecord]:
-        """Traces of the policy in a folder, sampled with a seed."""
-        file_name = f'{name.replace(", ", "-").replace(" ", "-")}-{seed}.jsonl'
-        file = self.workdir / 'evaluations' / file_name
-        if file.exists():
+    def sit(
+        self, folder: str | Path, name: str, seed: int, step: int, trained: int | None = None
+    ) -> list[TraceRecord]:
+        """Traces of a policy, sampled with a seed.
+
+        Args:
+            folder: the policy's.
+            name: of the policy in the report.
+            seed: of the traces, and of the policy's training.
+            step: of its training, at which it is examined.
+            trained: step of the policy that is in the folder now; None if it is `step`.
+
+        Raises:
+            InputError: the policy has been trained on since, and its traces are not there.
+        """
+        stem = f'{name.replace(", ", "-").replace(" ", "-")}-{seed}'
+        file = self.workdir / 'evaluations' / f'{stem}.jsonl'
+        about = json.dumps(self._describe(step), indent=1) + '\n'
+        described = file.with_suffix('.json')
+        if file.exists() and described.exists() and described.read_text() == about:
             return read_traces(file)[name]
+        if trained not in (None, step):
+            raise InputError(
+                f'{folder} holds the policy of step {trained}, and its traces at step {step} were '
+                f'sampled with other settings, or are not in {file}: give a new workdir, or the '
+                f'settings in {described}'
+            )
         _say(f'evaluating {name}, seed {seed}')
         started = time.monotonic()
         settings = self.config.evaluation
@@ -95,8 +117,24 @@ class Examination:
         )
         _say(f'  {len(records):,} traces in {time.monotonic() - started:.0f} s')
         file.parent.mkdir(exist_ok=True)
+        described.unlink(missing_ok=True)  # First, so that it never describes other traces.
         write_traces(file, {name: records})
+        described.write_text(about)
         return records
+
+    def _describe(self, step: int) -> dict[str, Any]:
+        """What traces depend on besides the seed; budgets are applied to them later."""
+        settings = self.config.evaluation.to_dict()
+        del settings['budgets'], settings['batch_rows']
+        return {
+            'task': self.config.task,
+            'start': self.config.policy,
+            'step': step,
+            'budget': dataclasses.asdict(self.budget),
+            'sampling': dataclasses.asdict(self.sampling),
+            'dtype': self.config.compute_dtype,
+            **settings,
+        }
 
 
 def prepare_examination(config: Any, workdir: Path) -> Examination:
@@ -153,7 +191,7 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
     for arm in config.arms:
         prepare(configs[arm, config.seeds[0]])
     examination = prepare_examination(config, workdir)
-    warm = [examination.sit(config.policy, WARM_START, seed) for seed in config.seeds]
+    warm = [examination.sit(config.policy, WARM_START, seed, 0) for seed in config.seeds]
     results: dict[str, Contestant] = {WARM_START: Contestant(warm, [])}
     for arm in config.arms:
         for seed in config.seeds:
@@ -214,14 +252,15 @@ def _contestant(examination: Examination, arm: str, suffix: str) -> Contestant:
     """Examines an arm's policies as they are now, or reads what an earlier run has found."""
     seeds = examination.config.seeds
     folders = [_run_folder(examination.workdir, arm, seed) for seed in seeds]
-    curves = [_read_metrics(folder) for folder in folders]
-    if not suffix:
-        # A comparison run again finds runs that have trained on to equal tokens.
-        curves = [lines[: examination.config.num_steps] for lines in curves]
+    whole = [_read_metrics(folder) for folder in folders]
+    # A comparison run again finds runs that have trained on to equal tokens.
+    curves = whole if suffix else [lines[: examination.config.num_steps] for lines in whole]
     return Contestant(
         [
-            examination.sit(folder / 'policy', arm + suffix, seed)
-            for folder, seed in zip(folders, seeds, strict=True)
+            examination.sit(
+                folder / 'policy', arm + suffix, seed, len(curve), trained=len(lines)
+            )
+            for folder, seed, curve, lines in zip(folders, seeds, curves, whole, strict=True)
         ],
         curves,
     )
@@ -232,10 +271,11 @@ def report_run(config: Any, workdir: Path, note: str = '') -> Path:
     examination = prepare_examination(config, workdir)
     results = {}
     if config.policy:
-        start = examination.sit(config.policy, WARM_START, config.seed)
+        start = examination.sit(config.policy, WARM_START, config.seed, 0)
         results[WARM_START] = Contestant([start], [])
-    trained = examination.sit(workdir / 'policy', TRAINED, config.seed)
-    results[TRAINED] = Contestant([trained], [_read_metrics(workdir)])
+    curve = _read_metrics(workdir)
+    trained = examination.sit(workdir / 'policy', TRAINED, config.seed, len(curve))
+    results[TRAINED] = Contestant([trained], [curve])
     references = [WARM_START] if WARM_START in results else []
     return _report(config, results, references, workdir / 'report', f'{config.task}: one run', note)
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,16 +31,26 @@ def test_splits_are_disjoint_and_solvable():
 
 def test_the_full_task_has_three_to_six_numbers():
     spec = SPECS['countdown:full']
-    puzzles = draw_puzzles(spec, 'train')
-    counts = {len(next(puzzles).numbers) for _ in range(200)}
+    counts = {len(puzzle.numbers) for puzzle in draw_puzzles(spec, 'test')}
     assert counts == {3, 4, 5, 6}
+
+
+def test_a_part_of_a_split_is_as_hard_as_the_whole():
+    """Puzzles with many solutions come up early, and evaluations take a split's first ones."""
+    puzzles = draw_puzzles(SPECS['countdown'], 'test')
+    counts = np.array([
+        len(find_solutions(puzzle.numbers, puzzle.target, SMALL.max_value)) for puzzle in puzzles
+    ])
+    halves = np.split(counts, 2)
+    error = counts.std() * (2 / len(halves[0])) ** 0.5
+    assert abs(halves[0].mean() - halves[1].mean()) < 3 * error
 
 
 def test_a_spec_with_too_few_puzzles_says_so(monkeypatch):
     monkeypatch.setattr(countdown_puzzles, 'MAX_MISSES', 500)
     spec = CountdownSpec(max_number=1, min_target=1, max_target=3, sizes=(50, 1, 1))
     with pytest.raises(InputError, match='found 1 different train puzzles.* fewer than 50'):
-        list(draw_puzzles(spec, 'train'))
+        draw_puzzles(spec, 'train')
 
 
 @pytest.mark.parametrize(

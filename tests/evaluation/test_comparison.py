@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from configs.countdown import comparison
+from configs.countdown import comparison, warm_start
 from mrt_jax.errors import InputError
-from mrt_jax.evaluation.comparison import Contestant, compare
+from mrt_jax.evaluation.comparison import Contestant, compare, report_run
 from mrt_jax.evaluation.results_table import results_tables, write_markdown
 from mrt_jax.evaluation.seeds import SeedStatistics, difference, estimate
+from mrt_jax.training.reinforcement import train_policy
+from mrt_jax.training.supervised import train_supervised
 from tests.evaluation.synthetic import make_records
 from tests.training.run_configs import keep_data_in, save_untrained_policy
 
@@ -74,10 +76,45 @@ def test_a_comparison_at_equal_updates_and_at_equal_tokens(config, tmp_path):
     # Run again, it finds everything done.
     traces = sorted((tmp_path / 'evaluations').iterdir())
     times = [file.stat().st_mtime_ns for file in traces]
-    assert len(traces) == 8
+    assert len(traces) == 16
     assert compare(config, tmp_path, note='command') == page
     assert [file.stat().st_mtime_ns for file in traces] == times
     assert json.loads((tmp_path / 'report' / 'summary.json').read_text()) == summary
+    # With other settings it cannot say what the policies that have trained on were before.
+    other = config.copy_and_resolve_references()
+    other.evaluation.num_samples = 2
+    with pytest.raises(InputError, match=f'{longer}-0/policy holds the policy of step'):
+        compare(other, tmp_path)
+
+
+def test_a_run_that_goes_on_is_evaluated_anew(config, tmp_path):
+    run = config.copy_and_resolve_references()
+    with run.unlocked():
+        del run.arms, run.baseline, run.seeds, run.equal_tokens
+    run.objective = 'rl'
+    table = tmp_path / 'report' / 'results.md'
+    found = []
+    for steps in (1, 2):
+        run.num_steps = steps
+        assert train_policy(run, tmp_path)
+        report_run(run, tmp_path)
+        found.append((tmp_path / 'evaluations' / 'trained-0.jsonl').stat().st_mtime_ns)
+        about = json.loads((tmp_path / 'evaluations' / 'trained-0.json').read_text())
+        assert about['step'] == steps
+    assert found[0] < found[1]
+    assert '| trained | 2 |' in table.read_text() and '## Less warm start' in table.read_text()
+
+
+def test_a_warm_start_is_reported_alone(config, tmp_path):
+    warm = warm_start()
+    warm.update(num_steps=1, rows_per_step=4, microbatch_rows=4)
+    warm.update(max_thinking_tokens=24, max_answer_tokens=4)
+    warm.model.update(width=16, num_layers=1, head_width=8, ffn_width=16)
+    warm.evaluation = config.evaluation
+    assert train_supervised(warm, tmp_path)
+    assert report_run(warm, tmp_path).is_file()
+    table = (tmp_path / 'report' / 'results.md').read_text()
+    assert '| trained | 1 | 0.00 |' in table and 'Less' not in table
 
 
 def test_tables_compare_with_every_reference(tmp_path):
