@@ -11,6 +11,7 @@ python -m experiments.train --config=configs/countdown.py:VARIANT --workdir=runs
 | mrt_scalar | outcome reward + alpha x progress summed over the trace |
 | mrt | outcome reward + alpha x progress of each episode, on that episode's tokens |
 | mrt_to_go | outcome reward + alpha x progress from each episode to the trace's end |
+| mrt_one_branch | mrt with one answer at each boundary instead of four: half the tokens a step |
 | sft | the supervised warm start that made experiments/policies/countdown |
 """
 
@@ -22,6 +23,7 @@ RECIPES = {
     'mrt_scalar': {'credit': 'scalar'},
     'mrt': {'credit': 'episode'},
     'mrt_to_go': {'credit': 'to_go'},
+    'mrt_one_branch': {'credit': 'episode', 'branches': 1},
 }
 
 

@@ -15,3 +15,5 @@ if _FLAG not in os.environ.get('XLA_FLAGS', ''):
 def pytest_configure(config):
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(config.cache.mkdir('compiled')))
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+    # The tests' programs are small: making them takes far longer than running them.
+    os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
