@@ -53,7 +53,7 @@ def _results(
     ]
     seeds = len(next(iter(results.values())).seeds)
     return Table(
-        title='Results',
+        title='By algorithm',
         columns=['policy', 'updates', 'sampled tokens (M)', *measures, 'regret by seed'],
         rows=rows,
         caption=f'Means over {seeds} seed{"s" if seeds > 1 else ""} with 95% bootstrap intervals '

@@ -123,7 +123,7 @@ def test_tables_compare_with_every_reference(tmp_path):
         for name, solve in {'base': 0.3, 'better': 0.6, 'same': 0.3}.items()
     }
     tables = results_tables(results, [40, 60], ['base', 'better'])
-    assert [table.title for table in tables] == ['Results', 'Less base', 'Less better']
+    assert [table.title for table in tables] == ['By algorithm', 'Less base', 'Less better']
     assert [row[0] for row in tables[2].rows] == ['base', 'same']
     (_, better), (_, same) = (
         (row[0], row[tables[1].columns.index('normalized regret at 60 tokens')])
