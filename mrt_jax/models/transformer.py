@@ -5,6 +5,7 @@ Mistral, Qwen2 and Qwen3. Layers are stacked along a leading axis and scanned, s
 compiles as fast as a shallow one.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from mrt_jax.models.attention import Source, attend, visible
 from mrt_jax.models.cache import Context
 from mrt_jax.models.config import ModelConfig
+from mrt_jax.models.lora import DOWN, UP
 from mrt_jax.models.rotary import rotate, rotation
 
 REMAT_POLICIES = {
@@ -55,6 +57,7 @@ class Linear(nn.Module):
         axes: logical names of both, in order.
         bias: adds a bias of `out_shape`.
         scale: multiplies the standard deviation 1 / sqrt(fan in) of fresh kernels.
+        lora_rank: rank of the adapter, see `models.lora`; 0 for none.
     """
 
     in_shape: tuple[int, ...]
@@ -62,6 +65,7 @@ class Linear(nn.Module):
     axes: tuple[str, ...]
     bias: bool = False
     scale: float = 1.0
+    lora_rank: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -80,13 +84,32 @@ class Linear(nn.Module):
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[inputs:])
             bias = self.param('bias', zeros, self.out_shape, jnp.float32)
             y += bias.reshape(-1).astype(y.dtype)
+        if self.lora_rank:
+            y += self._adapter(x)
         return y
+
+    def _adapter(self, x: jax.Array) -> jax.Array:
+        inputs, rank = len(self.in_shape), self.lora_rank
+        fan_in = nn.initializers.variance_scaling(
+            1.0, 'fan_in', 'normal', in_axis=tuple(range(inputs)), out_axis=-1
+        )
+        down = self.param(
+            DOWN, nn.with_logical_partitioning(fan_in, (*self.axes[:inputs], None)),
+            (*self.in_shape, rank), jnp.float32,
+        )
+        up = self.param(
+            UP, nn.with_logical_partitioning(nn.initializers.zeros, (None, *self.axes[inputs:])),
+            (rank, *self.out_shape), jnp.float32,
+        )
+        low = x @ down.reshape(-1, rank).astype(x.dtype)
+        return low @ up.reshape(rank, -1).astype(x.dtype)
 
 
 class Block(nn.Module):
     """One layer: x + attention(norm(x)), then + SwiGLU(norm(x))."""
 
     config: ModelConfig
+    lora_rank: int = 0
 
     @nn.compact
     def __call__(
@@ -97,6 +120,7 @@ class Block(nn.Module):
         context_kv: tuple[NewKV, ...],
     ) -> tuple[jax.Array, NewKV]:
         c = self.config
+        linear = functools.partial(Linear, lora_rank=self.lora_rank)
         rows, length, _ = x_XTD.shape
         width, ffn = (c.width,), (c.ffn_width,)
         heads, kv_heads = (c.num_heads, c.head_width), (c.num_kv_heads, c.head_width)
@@ -106,9 +130,9 @@ class Block(nn.Module):
 
         h_ND = RMSNorm(c.norm_eps, 'embed', name='attention_norm')(x_ND)
         q_axes, kv_axes = ('embed', 'heads', 'head'), ('embed', 'kv_heads', 'head')
-        q = Linear(width, heads, q_axes, c.attention_bias, name='query')(h_ND)
-        k = Linear(width, kv_heads, kv_axes, c.attention_bias, name='key')(h_ND)
-        v = Linear(width, kv_heads, kv_axes, c.attention_bias, name='value')(h_ND)
+        q = linear(width, heads, q_axes, c.attention_bias, name='query')(h_ND)
+        k = linear(width, kv_heads, kv_axes, c.attention_bias, name='key')(h_ND)
+        v = linear(width, kv_heads, kv_axes, c.attention_bias, name='value')(h_ND)
         q_XTHC, k_XTKC, v_XTKC = (y.reshape(rows, length, -1, c.head_width) for y in (q, k, v))
         if c.qk_norm:
             q_XTHC = RMSNorm(c.norm_eps, 'head', name='query_norm')(q_XTHC)
@@ -121,14 +145,14 @@ class Block(nn.Module):
             for (keys, values), seen in zip(pairs, visible_parts, strict=True)
         ]
         mixed_ND = attend(q_XHTC, sources).swapaxes(1, 2).reshape(x_ND.shape[0], -1)
-        x_ND += Linear(
+        x_ND += linear(
             heads, width, ('heads', 'head', 'embed'), c.output_bias, depth_scale, name='output'
         )(mixed_ND)
 
         h_ND = RMSNorm(c.norm_eps, 'embed', name='mlp_norm')(x_ND)
-        gate_NF = Linear(width, ffn, ('embed', 'mlp'), c.mlp_bias, name='gate')(h_ND)
-        up_NF = Linear(width, ffn, ('embed', 'mlp'), c.mlp_bias, name='up')(h_ND)
-        x_ND += Linear(ffn, width, ('mlp', 'embed'), c.mlp_bias, depth_scale, name='down')(
+        gate_NF = linear(width, ffn, ('embed', 'mlp'), c.mlp_bias, name='gate')(h_ND)
+        up_NF = linear(width, ffn, ('embed', 'mlp'), c.mlp_bias, name='up')(h_ND)
+        x_ND += linear(ffn, width, ('mlp', 'embed'), c.mlp_bias, depth_scale, name='down')(
             nn.silu(gate_NF) * up_NF
         )
         return _by_row(x_ND.reshape(x_XTD.shape)), (k_XKTC, v_XKTC)
@@ -139,13 +163,17 @@ class Transformer(nn.Module):
 
     Attributes:
         config: shape and switches.
-        dtype: of activations and matrix products; parameters, norms and softmax are float32.
+        dtype: of activations and matrix products; norms and softmax are float32.
         remat: what the backward pass recomputes, a key of `REMAT_POLICIES`.
+        param_dtype: of the parameters; adapters are float32.
+        lora_rank: rank of the adapter of every linear layer, see `models.lora`; 0 for none.
     """
 
     config: ModelConfig
     dtype: str = 'float32'
     remat: str = 'none'
+    param_dtype: str = 'float32'
+    lora_rank: int = 0
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT_POLICIES:
@@ -206,7 +234,7 @@ class Transformer(nn.Module):
             in_axes=(nn.broadcast, nn.broadcast, 0),
             length=c.num_layers,
             metadata_params={nn.PARTITION_NAME: 'layers'},
-        )(c, name='layers')
+        )(c, self.lora_rank, name='layers')
         # Gathering rows of a table split by width would make the compiler split x by width too.
         table_VD = nn.with_logical_constraint(embedding_VD.astype(self.dtype), ('vocab', None))
         x_XTD = _by_row(table_VD[tokens_XT])
@@ -220,7 +248,7 @@ def unembedding(params: Any, config: ModelConfig) -> jax.Array:
 
 
 def init_params(model: Transformer, key: jax.Array, shardings: Any = None) -> Any:
-    """Fresh parameters, a tree of float32 arrays.
+    """Fresh parameters, a tree of arrays in the network's `param_dtype`.
 
     Kernels are normal with variance 1 / (fan in), smaller by 2 L for those that write to the
     residual stream; embedding and output layer are normal with standard deviation 0.02.
@@ -254,4 +282,7 @@ def _boxed(model: Transformer, key: jax.Array) -> Any:
 
 
 def _fresh(model: Transformer, key: jax.Array) -> Any:
-    return nn.meta.unbox(_boxed(model, key))
+    def cast(path: tuple[Any, ...], param: jax.Array) -> jax.Array:
+        return param if path[-1].key in (DOWN, UP) else param.astype(model.param_dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, nn.meta.unbox(_boxed(model, key)))

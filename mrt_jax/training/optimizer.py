@@ -88,14 +88,59 @@ def scale_by_rate(schedule: optax.Schedule) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTransformation:
-    """The chain: clip the gradient, Adam, decay of weights, learning rate (AdamW, 1711.05101)."""
-    return optax.chain(
+class MasterState(NamedTuple):
+    """State of `keep_master`.
+
+    Attributes:
+        master: the parameters in float32.
+        inner: state of the optimiser that moves them.
+    """
+
+    master: Any
+    inner: Any
+
+
+def keep_master(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Moves a float32 copy of the parameters, which follow it rounded to their own dtype.
+
+    An update is often smaller than the spacing of bfloat16 numbers and would be lost without it.
+    """
+
+    def init(params: optax.Params) -> MasterState:
+        master = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+        return MasterState(master, optimizer.init(master))
+
+    def update(updates: optax.Updates, state: MasterState, params: optax.Params | None = None):
+        steps, inner = optimizer.update(updates, state.inner, state.master)
+        master = optax.apply_updates(state.master, steps)
+        # The difference of rounded numbers, so that adding it ends at the rounded master.
+        steps = jax.tree.map(
+            lambda new, old: new.astype(old.dtype).astype(jnp.float32) - old.astype(jnp.float32),
+            master, params,
+        )
+        return steps, MasterState(master, inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def make_optimizer(
+    config: OptimizerConfig, updates: int, param_dtype: str = 'float32'
+) -> optax.GradientTransformation:
+    """The chain: clip the gradient, Adam, decay of weights, learning rate (AdamW, 1711.05101).
+
+    Args:
+        config: its numbers.
+        updates: of the run, for the schedule.
+        param_dtype: of the parameters that train. Those below float32 get a float32 master in the
+            state, beside moments in float32.
+    """
+    chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(b1=config.b1, b2=config.b2),
         optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
         scale_by_rate(learning_rate_schedule(config, updates)),
     )
+    return chain if param_dtype == 'float32' else keep_master(chain)
 
 
 def _is_matrix(params: Any) -> Any:

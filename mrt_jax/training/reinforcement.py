@@ -25,6 +25,7 @@ from mrt_jax.methods.experience import (
     reader_of,
     spent_tokens,
 )
+from mrt_jax.models.lora import join, merge
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.load import load_policy
 from mrt_jax.policies.policy import Policy
@@ -37,9 +38,10 @@ from mrt_jax.sharding.mesh import make_mesh, validate_mesh
 from mrt_jax.sharding.rules import batch_sharding, use_mesh
 from mrt_jax.tasks.task import Problem, get_task
 from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
+from mrt_jax.training.network import check_network, make_network, trained_dtype
 from mrt_jax.training.objective import ObjectiveConfig, UpdateBatch, policy_loss
 from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
-from mrt_jax.training.state import TrainState, abstract_state, new_state, state_shardings
+from mrt_jax.training.state import TrainState, abstract_state, start_training
 from mrt_jax.training.update import join_response, make_scorer, make_update
 
 # Purposes that a step draws random numbers for.
@@ -105,8 +107,9 @@ def prepare(config: Any) -> Setup:
         sampling = SamplingConfig(**config.sampling)
     except ValueError as error:
         raise InputError(f'sampling: {error}') from error
-    policy = load_policy(config.policy, mesh)
-    model = Transformer(policy.config, config.compute_dtype, config.remat)
+    check_network(config)
+    policy = load_policy(config.policy, mesh, config.param_dtype)
+    model = make_network(config, policy.config)
     budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
     validate_mesh(mesh, policy.config, rows=rows)
     setup = Setup(
@@ -145,7 +148,8 @@ def train_policy(config: Any, workdir: Path) -> bool:
     """
     setup = prepare(config)
     optimizer = make_optimizer(
-        OptimizerConfig(**config.optimizer), config.num_steps * config.updates_per_step
+        OptimizerConfig(**config.optimizer), config.num_steps * config.updates_per_step,
+        trained_dtype(setup.model),
     )
     shape = {'rows': setup.rows, 'microbatch_rows': config.microbatch_rows}
     update = make_update(
@@ -153,29 +157,29 @@ def train_policy(config: Any, workdir: Path) -> bool:
     )
     reference = None
     if config.kl_coef:
-        scorer = make_scorer(setup.model, setup.mesh, **shape)
+        scorer = make_scorer(setup.model.clone(lora_rank=0), setup.mesh, **shape)
         reference = functools.partial(scorer, setup.policy.params)
+    frozen = setup.policy.params if config.lora_rank else {}
     batches = ProblemIterator(setup.problems, config.prompts_per_step, config.seed)
     totals = {'sampled_tokens_total': 0}
 
     def begin() -> TrainState:
-        # A copy, since the update takes the state's buffers and the reference keeps its own.
-        start = lambda params: new_state(jax.tree.map(jnp.copy, params), optimizer)  # noqa: E731
-        shardings = state_shardings(setup.model, optimizer, setup.mesh)
-        return jax.jit(start, out_shardings=shardings)(setup.policy.params)
+        key = jax.random.key(config.seed)
+        return start_training(setup.model, setup.policy.params, optimizer, setup.mesh, key)
 
     def step(state: TrainState, number: int) -> tuple[TrainState, dict[str, Any]]:
         started = time.monotonic()
         key = jax.random.fold_in(jax.random.key(config.seed), number)
-        experience, answers = roll_out(setup, state.params, next(batches), key)
+        params = join(state.params, frozen)
+        experience, answers = roll_out(setup, params, next(batches), key)
         rolled = time.monotonic()
         proof = None
         if config.credit != 'none':
-            proof = ask_prover(setup, state.params, experience, answers, key)
+            proof = ask_prover(setup, params, experience, answers, key)
         proved = time.monotonic()
         batch, metrics = make_batch(setup, experience, proof, reference)
         for _ in range(config.updates_per_step):
-            state, update_metrics = update(state, batch)
+            state, update_metrics = update(state, frozen, batch)
         metrics = jax.device_get(metrics | update_metrics)
         ended = time.monotonic()
         sampled = metrics['sampled_tokens'] + metrics.get('prover_tokens', 0)
@@ -187,7 +191,7 @@ def train_policy(config: Any, workdir: Path) -> bool:
             'tokens_per_second': sampled / (ended - started),
         }
         if config.evaluate_every and (number + 1) % config.evaluate_every == 0:
-            metrics |= validate(setup, state.params)
+            metrics |= validate(setup, join(state.params, frozen))
         return state, {**metrics, **totals, **clocks}
 
     def goes_on(done: int) -> bool:
@@ -197,9 +201,18 @@ def train_policy(config: Any, workdir: Path) -> bool:
         )
 
     def position() -> dict[str, Any]:
-        return {'seed': config.seed, 'data': batches.state(), 'totals': dict(totals)}
+        return {
+            'seed': config.seed, 'policy': config.policy, 'data': batches.state(),
+            'totals': dict(totals),
+        }
 
     def restore_position(meta: dict[str, Any]) -> None:
+        # A checkpoint does not hold what is frozen, nor the reference.
+        if (frozen or reference) and meta['policy'] != config.policy:
+            raise InputError(
+                f'policy={config.policy!r}, but {workdir} was begun from {meta["policy"]!r}: give '
+                'that policy, or another workdir'
+            )
         batches.restore(meta['data'])
         totals.update(meta['totals'])
 
@@ -220,7 +233,9 @@ def train_policy(config: Any, workdir: Path) -> bool:
         state = run_loop(trainer, loop, workdir)
     if state is None:
         return False
-    save_policy(workdir / 'policy', dataclasses.replace(setup.policy, params=state.params))
+    params = merge(join(state.params, frozen))
+    trained = dataclasses.replace(setup.policy, params=params)
+    save_policy(workdir / 'policy', trained, config.save_dtype)
     return True
 
 

@@ -8,7 +8,13 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from mrt_jax.models.transformer import Transformer, abstract_params, logical_axes
+from mrt_jax.models.lora import split
+from mrt_jax.models.transformer import (
+    Transformer,
+    abstract_params,
+    init_params,
+    logical_axes,
+)
 from mrt_jax.sharding.rules import param_shardings, replicated
 
 
@@ -17,7 +23,7 @@ class TrainState:
     """Parameters and optimiser of a run.
 
     Attributes:
-        params: float32.
+        params: those that train: all of them, or float32 adapters (see `models.lora`).
         opt_state: of the optax chain.
         step: int32, updates tried, the skipped ones included.
         skipped_in_a_row: int32, updates skipped since the last good one.
@@ -30,18 +36,45 @@ class TrainState:
 
 
 def new_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """State before the first update."""
+    """State before the first update of the parameters that train."""
     # Two zeros: a buffer cannot be donated twice.
     return TrainState(
         params, optimizer.init(params), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
     )
 
 
+def start_training(
+    model: Transformer,
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    key: jax.Array,
+) -> TrainState:
+    """State before the first update of a policy.
+
+    Args:
+        model: the policy's network.
+        params: the policy's parameters, without adapters; left as they are, for the reference and
+            as the frozen part of an adapted network.
+        optimizer: see `make_optimizer`.
+        mesh: on which the parameters lie.
+        key: of fresh adapters, if the network has any.
+    """
+
+    def start(params: Any, key: jax.Array) -> TrainState:
+        adapters = split(init_params(model, key))[0] if model.lora_rank else None
+        # A copy of what trains, since the update takes the state's buffers.
+        trainable = jax.tree.map(jnp.copy, params) if adapters is None else adapters
+        return new_state(trainable, optimizer)
+
+    return jax.jit(start, out_shardings=state_shardings(model, optimizer, mesh))(params, key)
+
+
 def state_shardings(
     model: Transformer, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """Sharding of every leaf of the state; the optimiser's moments lie as their parameters do."""
-    params = param_shardings(logical_axes(model), mesh)
+    params, _ = split(param_shardings(logical_axes(model), mesh))
     abstract = jax.eval_shape(lambda: new_state(abstract_zeros(model), optimizer))
     whole = replicated(mesh)
     opt_state = optax.tree_utils.tree_map_params(
@@ -55,8 +88,9 @@ def state_shardings(
 
 
 def abstract_zeros(model: Transformer) -> Any:
-    """Zeros in the shape of the parameters; only ever traced."""
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract_params(model))
+    """Zeros in the shape of the parameters that train; only ever traced."""
+    trainable, _ = split(abstract_params(model))
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), trainable)
 
 
 def abstract_state(

@@ -108,7 +108,7 @@ def train_supervised(config: Any, workdir: Path) -> bool:
         started = time.monotonic()
         batch = batch_of(number)
         made = time.monotonic()
-        state, metrics = update(state, batch)
+        state, metrics = update(state, {}, batch)
         metrics = dict(jax.device_get(metrics))
         ended = time.monotonic()
         tokens = int((batch.positions_BT >= 0).sum())

@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.logprobs import token_logprobs
+from mrt_jax.models.lora import join, split
 from mrt_jax.models.transformer import Transformer, logical_axes, unembedding
 from mrt_jax.sharding.mesh import row_shards
 from mrt_jax.sharding.rules import batch_sharding, param_shardings, partition_spec, replicated
@@ -58,8 +59,8 @@ def make_update(
     *,
     rows: int,
     microbatch_rows: int,
-) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
-    """Builds the jitted update; the state passed in is donated.
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]:
+    """Builds the jitted (state, frozen, batch) -> (state, metrics); the state is donated.
 
     The loss is a sum over tokens with weights from the whole batch, so gradients add up to the same
     whatever the microbatch. An update whose loss or gradient is not finite changes nothing but the
@@ -67,14 +68,15 @@ def make_update(
 
     Args:
         model: the policy's network.
-        optimizer: see `make_optimizer`.
+        optimizer: see `make_optimizer`; of the parameters that train.
         loss: `policy_loss(...)` or `supervised_loss`.
         mesh: parameters lie on it by their logical axes, rows over data and fsdp.
         rows: of a batch.
         microbatch_rows: rows whose activations exist at a time.
 
     Returns:
-        The update. Its metrics are `loss`, those of the loss, `grad_norm` before clipping,
+        The update; `frozen` is what `lora.split` has left of the parameters, {} if all of them
+        train. Its metrics are `loss`, those of the loss, `grad_norm` before clipping,
         `skipped` (0 or 1) and, with an optimiser of `make_optimizer`, `learning_rate`.
 
     Raises:
@@ -82,17 +84,18 @@ def make_update(
     """
     _check_rows(mesh, rows, microbatch_rows)
     shardings = state_shardings(model, optimizer, mesh)
+    _, frozen_shardings = split(param_shardings(logical_axes(model), mesh))
 
-    def microbatch_loss(params: Any, batch: Any) -> tuple[jax.Array, Tally]:
+    def microbatch_loss(params: Any, frozen: Any, batch: Any) -> tuple[jax.Array, Tally]:
         logprobs_BT, entropies_BT = next_token_logprobs(
-            model, params, batch.tokens_BT, batch.positions_BT,
+            model, join(params, frozen), batch.tokens_BT, batch.positions_BT,
             getattr(batch, 'segments_BT', None),
         )
         return loss(logprobs_BT, entropies_BT, batch)
 
     differentiate = jax.value_and_grad(microbatch_loss, has_aux=True)
 
-    def accumulate(params: Any, batch: Any) -> tuple[jax.Array, Tally, Any]:
+    def accumulate(params: Any, frozen: Any, batch: Any) -> tuple[jax.Array, Tally, Any]:
         parts = _split(batch, microbatch_rows, mesh)
 
         def add(total: Any, part: Any) -> tuple[Any, None]:
@@ -103,15 +106,16 @@ def make_update(
             return (so_far + loss, all_tally.add(tally), gradient), None
 
         def run(part: Any) -> tuple[jax.Array, Tally, Any]:
-            (loss, tally), gradient = differentiate(params, part)
-            return loss, tally, gradient
+            (loss, tally), gradient = differentiate(params, frozen, part)
+            # Sums of microbatches are float32 whatever the parameters are.
+            return loss, tally, jax.tree.map(lambda x: x.astype(jnp.float32), gradient)
 
         shapes = jax.eval_shape(run, jax.tree.map(lambda x: x[0], parts))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.scan(add, zeros, parts)[0]
 
-    def update(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        total, tally, gradient = accumulate(state.params, batch)
+    def update(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, Metrics]:
+        total, tally, gradient = accumulate(state.params, frozen, batch)
         norm = optax.tree.norm(gradient)
         good = jnp.isfinite(norm) & jnp.isfinite(total)
         steps, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -135,7 +139,7 @@ def make_update(
 
     return jax.jit(
         update,
-        in_shardings=(shardings, batch_sharding(mesh)),
+        in_shardings=(shardings, frozen_shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )

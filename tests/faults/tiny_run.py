@@ -83,7 +83,7 @@ def train(workdir: Path, steps: int) -> TrainState | None:
 
     def step(state: TrainState, number: int) -> tuple[TrainState, dict[str, Any]]:
         time.sleep(0.02)  # Room for a kill between metrics and checkpoint, and within a step.
-        state, metrics = update(state, data.next())
+        state, metrics = update(state, {}, data.next())
         return state, {**metrics, 'tokens_seen': data.tokens_seen}
 
     trainer = Trainer(

@@ -9,7 +9,11 @@ import optax
 import pytest
 
 from mrt_jax.errors import InputError
-from mrt_jax.training.optimizer import OptimizerConfig, learning_rate_schedule, make_optimizer
+from mrt_jax.training.optimizer import (
+    OptimizerConfig,
+    learning_rate_schedule,
+    make_optimizer,
+)
 from tests.tiny import tiny_model
 
 CONFIG = OptimizerConfig(
@@ -79,3 +83,27 @@ def test_it_is_the_adamw_of_optax_behind_a_clip():
 def test_settings_that_make_no_sense_are_refused(change):
     with pytest.raises(InputError, match=f'optimizer.*{next(iter(change))}'):
         dataclasses.replace(CONFIG, **change)
+
+
+def test_bfloat16_parameters_follow_a_float32_master():
+    config = dataclasses.replace(CONFIG, learning_rate=1e-4, warmup_steps=0)
+    full = {'kernel': jnp.linspace(-2, 2, 12).astype(jnp.bfloat16).astype(jnp.float32)}
+    low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), full)
+    rng = np.random.default_rng(0)
+    runs = []
+    for params, dtype in ((full, 'float32'), (low, 'bfloat16')):
+        optimizer = make_optimizer(config, 40, dtype)
+        runs.append([params, optimizer.init(params), jax.jit(optimizer.update)])
+    for _ in range(40):
+        gradient = {'kernel': jnp.asarray(1 + 0.1 * rng.standard_normal(12), jnp.float32)}
+        for run in runs:
+            steps, run[1] = run[2](gradient, run[1], run[0])
+            run[0] = optax.apply_updates(run[0], steps)
+    (expected, _, _), (params, state, _) = runs
+    np.testing.assert_array_equal(state.master['kernel'], expected['kernel'])
+    np.testing.assert_array_equal(params['kernel'], expected['kernel'].astype(jnp.bfloat16))
+    # 40 steps of 1e-4 are less than half the spacing of numbers near 2, yet arrive elsewhere.
+    moved = np.asarray(params['kernel'] != low['kernel'])
+    assert moved.any()
+    moments = [x for x in jax.tree.leaves(state.inner) if x.ndim]
+    assert {x.dtype for x in moments} == {jnp.float32.dtype}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mrt_jax.errors import InputError, NonFiniteError
+from mrt_jax.policies.load import load_policy
 from mrt_jax.sampling.fork import prove_branches
 from mrt_jax.sampling.sampler import sample_rollouts
 from mrt_jax.training import reinforcement
@@ -126,6 +127,27 @@ def test_every_variant_takes_a_step(policy, tmp_path, variant):
     assert 0 <= step['validation_regret'] <= 1
 
 
+def test_adapters_train_alone_and_end_in_the_policy(policy, tmp_path):
+    config = small_run(policy, lora_rank=2, param_dtype='bfloat16', kl_coef=0.01, entropy_coef=0.1)
+    config.optimizer.learning_rate = 0.02
+    # Stopped and resumed: a checkpoint holds the adapters, the policy folder the rest.
+    for steps in (1, 2):
+        config.num_steps = steps
+        assert train_policy(config, tmp_path)
+    first, second = read_steps(tmp_path)
+    # Adapters begin as nothing: no distance to the reference.
+    assert abs(first['kl']) < 1e-6 < second['kl']
+    before = load_policy(policy, dtype='bfloat16').params
+    after = load_policy(tmp_path / 'policy').params
+    np.testing.assert_array_equal(after['embedding'], before['embedding'].astype(np.float32))
+    assert (np.asarray(after['layers']['up']['kernel'])
+            != np.asarray(before['layers']['up']['kernel'], np.float32)).any()
+    # What is frozen must not change under the adapters.
+    config.policy = str(tmp_path / 'policy')
+    with pytest.raises(InputError, match='was begun from'):
+        train_policy(config, tmp_path)
+
+
 def test_non_finite_updates_stop_the_run(policy, tmp_path, monkeypatch):
     assert train_policy(small_run(policy, num_steps=1), tmp_path)
     make_batch = reinforcement.make_batch
@@ -152,6 +174,9 @@ def test_non_finite_updates_stop_the_run(policy, tmp_path, monkeypatch):
         ({'policy': '/nowhere'}, '/nowhere'),
         ({'task': 'chess'}, 'countdown'),
         ({'aggregation': 'mean'}, 'aggregation'),
+        ({'lora_rank': -1}, 'lora_rank=-1'),
+        ({'param_dtype': 'float16'}, "param_dtype='float16'.*float32, bfloat16"),
+        ({'remat': 'some'}, "remat='some'.*dots"),
     ],
 )
 def test_bad_configs_are_named_before_anything_compiles(policy, changes, message):

@@ -11,9 +11,10 @@ import pytest
 
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.surrogate import token_weights
-from mrt_jax.models.transformer import unembedding
+from mrt_jax.models.lora import DOWN, UP, split
+from mrt_jax.models.transformer import logical_axes, unembedding
 from mrt_jax.sharding.mesh import make_mesh
-from mrt_jax.sharding.rules import batch_sharding, use_mesh
+from mrt_jax.sharding.rules import batch_sharding, param_shardings, use_mesh
 from mrt_jax.training.objective import (
     ObjectiveConfig,
     SupervisedBatch,
@@ -90,7 +91,7 @@ def run(batch, *, optimizer=SGD, loss=LOSS, microbatch_rows=ROWS, state=None, **
         state = new_state(jax.tree.map(jnp.copy, PARAMS), optimizer)
     state = jax.device_put(state, state_shardings(MODEL, optimizer, mesh))
     with use_mesh(mesh):
-        state, metrics = update(state, jax.device_put(batch, batch_sharding(mesh)))
+        state, metrics = update(state, {}, jax.device_put(batch, batch_sharding(mesh)))
     return jax.device_get((state, metrics))
 
 
@@ -247,6 +248,34 @@ def test_packed_demonstrations_equal_separate_rows():
     assert_same_update(*runs)
 
 
+def test_adapters_get_the_gradient_of_their_kernels_and_nothing_else_trains(whole):
+    model, params = tiny_model(lora_rank=3)
+    adapters, _ = split(params)
+    # The tiny parameters with adapters that do nothing yet.
+    adapters = {'layers': {
+        name: {DOWN: pair[DOWN], UP: jnp.zeros_like(pair[UP])}
+        for name, pair in adapters['layers'].items()
+    }}
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    update = make_update(model, SGD, LOSS, mesh, rows=ROWS, microbatch_rows=4)
+    state = jax.device_put(
+        new_state(jax.tree.map(jnp.copy, adapters), SGD), state_shardings(model, SGD, mesh)
+    )
+    frozen = jax.device_put(PARAMS, param_shardings(logical_axes(MODEL), mesh))
+    batch = jax.device_put(some_batch(), batch_sharding(mesh))
+    with use_mesh(mesh):
+        state, metrics = update(state, frozen, batch)
+    np.testing.assert_allclose(metrics['loss'], whole[1]['loss'], rtol=1e-5)
+    kernels = gradient_of(whole[0])['layers']
+    for name, after in jax.device_get(state.params)['layers'].items():
+        down = np.asarray(adapters['layers'][name][DOWN])
+        # y = x (W + A B), so the gradient of B is A^T times that of W; that of A is 0 as B is.
+        axes = 'hc' if name == 'output' else 'd'
+        expected = np.einsum(f'l{axes}r,l{axes}...->lr...', down, kernels[name]['kernel'])
+        assert_close(-after[UP], expected, 1e-5)
+        np.testing.assert_array_equal(after[DOWN], down)
+
+
 def test_scores_are_those_of_the_network_in_any_microbatch():
     batch = some_batch()
     expected = score(batch.tokens_BT, batch.positions_BT)
@@ -293,7 +322,7 @@ def test_no_array_over_batch_tokens_and_vocabulary_exists():
     whole = jax.ShapeDtypeStruct((rows, tokens), jnp.float32)
     ids = jax.ShapeDtypeStruct((rows, tokens), jnp.int32)
     text = update.lower(
-        abstract_state(model, SGD, make_mesh()), UpdateBatch(ids, ids, whole, whole, whole)
+        abstract_state(model, SGD, make_mesh()), {}, UpdateBatch(ids, ids, whole, whole, whole)
     ).as_text()
     assert 'x4096xf32' in text  # Logits of a chunk.
     for shape in (f'{rows}x{tokens}x4096x', f'{rows * tokens}x4096x', f'{rows}x{tokens - 1}x4096x'):
@@ -308,7 +337,7 @@ def test_a_compiled_update_serves_a_whole_run():
     losses, programs = [], []
     for _ in range(4):
         with use_mesh(mesh):
-            state, metrics = update(state, some_batch())
+            state, metrics = update(state, {}, some_batch())
         losses.append(float(metrics['loss']))
         programs.append(update._cache_size())
     assert losses[-1] < losses[0]

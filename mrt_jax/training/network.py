@@ -1,0 +1,42 @@
+"""The network of a training run: the policy's, with the config's dtypes, memory and adapters."""
+
+from typing import Any
+
+from mrt_jax.errors import InputError
+from mrt_jax.models.config import ModelConfig
+from mrt_jax.models.transformer import REMAT_POLICIES, Transformer
+
+DTYPES = ('float32', 'bfloat16')
+
+
+def check_network(config: Any) -> None:
+    """Checks the keys of a network and of its files, before a policy is read.
+
+    Raises:
+        InputError: names the key and what it may be.
+    """
+    known = dict.fromkeys(('compute_dtype', 'param_dtype', 'save_dtype'), DTYPES)
+    for key, values in {**known, 'remat': tuple(REMAT_POLICIES)}.items():
+        if config[key] not in values:
+            raise InputError(f'{key}={config[key]!r} is unknown; known: {", ".join(values)}')
+    if config.lora_rank < 0:
+        raise InputError(
+            f'lora_rank={config.lora_rank} must be at least 0; 0 trains all parameters'
+        )
+
+
+def make_network(config: Any, model_config: ModelConfig) -> Transformer:
+    """The network that a run trains.
+
+    Args:
+        config: has passed `check_network`.
+        model_config: the policy's.
+    """
+    return Transformer(
+        model_config, config.compute_dtype, config.remat, config.param_dtype, config.lora_rank
+    )
+
+
+def trained_dtype(model: Transformer) -> str:
+    """Dtype of the parameters that train: adapters are float32 whatever they adapt."""
+    return 'float32' if model.lora_rank else model.param_dtype
