@@ -143,8 +143,8 @@ def warm_start() -> ml_collections.ConfigDict:
     config.row_tokens = 144
     config.answer_weight = 4.0  # weight of an answer's token beside one of the thought's
     config.microbatch_rows = 12
-    # Rates at which the demonstrated searches go wrong, see mrt_jax/tasks/search_traces.py.
-    config.unsteadiness = ml_collections.ConfigDict(
+    # Rates at which the demonstrated searches go wrong, see mrt_jax/data/search_traces.py.
+    config.demonstrations = ml_collections.ConfigDict(
         dict(solve=0.12, repeat=0.15, stop=0.08, go_on=0.6, cut=0.1, guess=0.1, max_attempts=8,
              max_value=60)
     )

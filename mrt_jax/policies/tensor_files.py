@@ -62,6 +62,15 @@ class TensorFiles:
             raise InputError(f'{file}: tensor {name} holds numbers that are not finite')
         return tensor
 
+    @property
+    def dtype(self) -> str:
+        """'bfloat16' if all tensors are; else 'float32', which holds every stored number."""
+        stored = {
+            self._open_files[file].get_slice(name).get_dtype()
+            for name, file in self._file_of.items()
+        }
+        return 'bfloat16' if stored == {'BF16'} else 'float32'
+
     def file_of(self, name: str) -> Path:
         """File that holds a tensor; the folder where no file does."""
         return self._file_of.get(name, self.folder)

@@ -10,15 +10,18 @@ A search for the answer is a run of attempts, one a line, so that episodes are e
 
 import collections
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from mrt_jax.data.countdown_puzzles import SPECS, CountdownSpec, Puzzle
+from mrt_jax.data.search_traces import Unsteadiness, draw_trace, find_solutions
 from mrt_jax.data.sequences import MappedSequence
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.episodes import AttemptMarkers
 from mrt_jax.tasks.expressions import ExpressionError, parse
-from mrt_jax.tasks.task import Problem, Task, Verdict
+from mrt_jax.tasks.task import Problem, Task, Verdict, Written
 
 ATTEMPT = 'Try '
 THINK_END = '</think>'
@@ -84,6 +87,25 @@ def _read_answer(answer: Any) -> tuple[list[int], int, bool]:
     return numbers, target, use_all
 
 
+def demonstrate(
+    problem: Problem, settings: Mapping[str, Any], rng: np.random.Generator
+) -> Written:
+    """Writes one search for a puzzle, unsteady as `settings` (see `Unsteadiness`) say."""
+    try:
+        unsteadiness = Unsteadiness(**settings)
+    except TypeError as error:
+        raise InputError(f'demonstrations: {error}') from error
+    numbers, target, _ = _read_answer(problem.answer)
+    solutions = _solutions(tuple(numbers), target, unsteadiness.max_value)
+    trace = draw_trace(tuple(numbers), target, solutions, unsteadiness, rng)
+    return Written(trace.thought, trace.answer)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _solutions(numbers: tuple[int, ...], target: int, max_value: int) -> tuple:
+    return tuple(find_solutions(numbers, target, max_value))
+
+
 def make_task(name: str, spec: CountdownSpec) -> Task:
     """The task of a spec; its datasets are built when a split is first read."""
 
@@ -102,6 +124,7 @@ def make_task(name: str, spec: CountdownSpec) -> Task:
         stop=(),
         problems=problems,
         check=check,
+        demonstrate=demonstrate,
     )
 
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.episodes import EpisodeRule
@@ -40,6 +42,18 @@ class Verdict:
     reason: Reason
 
 
+class Written(NamedTuple):
+    """A trace written out as text.
+
+    Attributes:
+        thought: without what ends it.
+        answer: what stands behind the task's conclusion.
+    """
+
+    thought: str
+    answer: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A kind of problem, how its thoughts are segmented, ended and judged.
@@ -55,6 +69,9 @@ class Task:
         problems: the problems of a split ('train', 'validation', 'test'), by index.
         check: judges a whole response, thought included, against a problem's answer. Raises
             InputError for a malformed answer, never for a malformed response.
+        demonstrate: writes a trace of a problem to warm start on, given settings by name and a
+            generator of random numbers; None if nobody has written any. Raises InputError for
+            settings that it does not know.
     """
 
     name: str
@@ -65,6 +82,7 @@ class Task:
     stop: tuple[str, ...]
     problems: Callable[[str], Sequence[Problem]]
     check: Callable[[str, Any], Verdict]
+    demonstrate: Callable[[Problem, Mapping[str, Any], np.random.Generator], Written] | None = None
 
 
 def get_task(name: str) -> Task:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 
 from mrt_jax.data.iterator import ProblemIterator
 from mrt_jax.errors import InputError
@@ -63,6 +64,7 @@ class Setup:
     sampling: SamplingConfig
     credit: CreditConfig
     objective: ObjectiveConfig
+    optimizer: optax.GradientTransformation
     problems: Any
     validation: tuple[Problem, ...]
 
@@ -122,6 +124,10 @@ def prepare(config: Any) -> Setup:
         sampling=sampling,
         credit=credit,
         objective=objective,
+        optimizer=make_optimizer(
+            OptimizerConfig(**config.optimizer), config.num_steps * config.updates_per_step,
+            trained_dtype(model),
+        ),
         problems=task.problems('train'),
         validation=tuple(task.problems('validation')[: config.prompts_per_step]),
     )
@@ -147,10 +153,7 @@ def train_policy(config: Any, workdir: Path) -> bool:
         NonFiniteError: see `run_loop`.
     """
     setup = prepare(config)
-    optimizer = make_optimizer(
-        OptimizerConfig(**config.optimizer), config.num_steps * config.updates_per_step,
-        trained_dtype(setup.model),
-    )
+    optimizer = setup.optimizer
     shape = {'rows': setup.rows, 'microbatch_rows': config.microbatch_rows}
     update = make_update(
         setup.model, optimizer, policy_loss(setup.objective), setup.mesh, **shape
@@ -233,10 +236,14 @@ def train_policy(config: Any, workdir: Path) -> bool:
         state = run_loop(trainer, loop, workdir)
     if state is None:
         return False
-    params = merge(join(state.params, frozen))
-    trained = dataclasses.replace(setup.policy, params=params)
-    save_policy(workdir / 'policy', trained, config.save_dtype)
+    save_policy(workdir / 'policy', finished_policy(setup, state), config.save_dtype)
     return True
+
+
+def finished_policy(setup: Setup, state: TrainState) -> Policy:
+    """The policy that a state holds, adapters folded in."""
+    frozen = setup.policy.params if setup.model.lora_rank else {}
+    return dataclasses.replace(setup.policy, params=merge(join(state.params, frozen)))
 
 
 def roll_out(

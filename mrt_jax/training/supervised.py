@@ -1,61 +1,112 @@
-"""Supervised warm start on unsteady countdown searches."""
+"""Supervised warm start on the demonstrations of a task."""
 
-import functools
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
-from mrt_jax.data.countdown_dataset import load_puzzles
-from mrt_jax.data.countdown_puzzles import SPECS, CountdownSpec, Puzzle
-from mrt_jax.data.search_traces import Unsteadiness, draw_trace, find_solutions
 from mrt_jax.errors import InputError
 from mrt_jax.methods.sft import Demonstration, pack
 from mrt_jax.models.config import ModelConfig
-from mrt_jax.models.transformer import Transformer, init_params
+from mrt_jax.models.lora import join, merge
+from mrt_jax.models.transformer import Transformer, init_params, logical_axes
 from mrt_jax.policies.chat import ChatTemplate
+from mrt_jax.policies.load import load_policy
 from mrt_jax.policies.policy import Policy
 from mrt_jax.policies.save import save_policy
-from mrt_jax.policies.tokenizers import Tokenizer
 from mrt_jax.sharding.mesh import make_mesh, validate_mesh
-from mrt_jax.sharding.rules import use_mesh
-from mrt_jax.tasks.countdown import CONCLUSION, make_problem
+from mrt_jax.sharding.rules import param_shardings, use_mesh
 from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, countdown_tokenizer
+from mrt_jax.tasks.task import Problem, Task, get_task
 from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
+from mrt_jax.training.network import check_network, make_network, trained_dtype
 from mrt_jax.training.objective import SupervisedBatch, supervised_loss
 from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
-from mrt_jax.training.state import TrainState, abstract_state, new_state, state_shardings
+from mrt_jax.training.state import TrainState, abstract_state, start_training
 from mrt_jax.training.update import make_update
 
 
-def demonstrate(
-    puzzle: Puzzle,
-    spec: CountdownSpec,
-    unsteadiness: Unsteadiness,
-    tokenizer: Tokenizer,
-    chat: ChatTemplate,
-    rng: np.random.Generator,
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a warm start fixes before its first step; `policy` is the one that it begins from."""
+
+    task: Task
+    policy: Policy
+    model: Transformer
+    mesh: jax.sharding.Mesh
+    optimizer: optax.GradientTransformation
+
+
+def prepare(config: Any) -> Setup:
+    """Reads or makes the policy and checks the config against it.
+
+    Raises:
+        InputError: what is wrong with the config, the policy or the mesh.
+    """
+    check_network(config)
+    task = get_task(config.task)
+    if task.demonstrate is None:
+        raise InputError(f'task={config.task!r}: there are no demonstrations to warm start on')
+    if bool(config.policy) == bool(config.model):
+        raise InputError('give either policy, to begin from, or model, the shape of a fresh one')
+    mesh = make_mesh(**config.mesh)
+    policy = (
+        load_policy(config.policy, mesh, config.param_dtype) if config.policy
+        else _fresh_policy(config, mesh)
+    )
+    model = make_network(config, policy.config)
+    validate_mesh(mesh, policy.config, rows=config.microbatch_rows)
+    if policy.tokenizer is None or policy.chat is None or not policy.eos_ids:
+        raise InputError(
+            f'policy={config.policy!r}: demonstrations need a tokenizer, a chat template and a '
+            'token that ends a response'
+        )
+    optimizer = make_optimizer(
+        OptimizerConfig(**config.optimizer), config.num_steps, trained_dtype(model)
+    )
+    return Setup(task, policy, model, mesh, optimizer)
+
+
+def _fresh_policy(config: Any, mesh: jax.sharding.Mesh) -> Policy:
+    """Random parameters around the tokeniser of countdown."""
+    tokenizer = countdown_tokenizer()
+    model_config = ModelConfig(
+        family='llama', vocab_size=tokenizer.vocab_size, tie_embeddings=True, **config.model
+    )
+    model = Transformer(model_config, param_dtype=config.param_dtype)
+    validate_mesh(mesh, model_config)
+    shardings = param_shardings(logical_axes(model), mesh)
+    params = init_params(model, jax.random.key(config.seed), shardings)
+    return Policy(model_config, params, tokenizer, ChatTemplate(CHAT_TEMPLATE), tokenizer.eos_ids)
+
+
+def encode_demonstration(
+    task: Task, problem: Problem, policy: Policy, settings: Any, rng: np.random.Generator
 ) -> Demonstration:
-    """Writes one search for a puzzle, as the policy should."""
-    solutions = _solutions(puzzle.numbers, puzzle.target, unsteadiness.max_value)
-    trace = draw_trace(puzzle.numbers, puzzle.target, solutions, unsteadiness, rng)
-    prompt = chat.render(make_problem(puzzle, spec).messages, add_generation_prompt=True)
+    """Writes one trace of a problem, as the policy should."""
+    assert task.demonstrate and policy.tokenizer
+    written = task.demonstrate(problem, settings, rng)
+    encode = policy.tokenizer.encode
     return Demonstration(
-        prompt=tuple(tokenizer.encode(prompt)),
-        thought=tuple(tokenizer.encode(f'{trace.thought}{CONCLUSION}')),
-        answer=(*tokenizer.encode(trace.answer), tokenizer.eos_ids[0]),
+        prompt=tuple(policy.encode_messages(problem.messages)),
+        # The answer is encoded apart, as it is behind the text that the meta-prover puts there.
+        thought=tuple(encode(f'{written.thought}{task.conclusion}')),
+        answer=(*encode(written.answer), policy.eos_ids[0]),
     )
 
 
-@functools.lru_cache(maxsize=100_000)
-def _solutions(numbers: tuple[int, ...], target: int, max_value: int) -> tuple:
-    return tuple(find_solutions(numbers, target, max_value))
+def finished_policy(setup: Setup, state: TrainState) -> Policy:
+    """The policy that a state holds, adapters folded in."""
+    frozen = setup.policy.params if setup.model.lora_rank else {}
+    return dataclasses.replace(setup.policy, params=merge(join(state.params, frozen)))
 
 
 def train_supervised(config: Any, workdir: Path) -> bool:
-    """Trains a fresh policy and writes it to `workdir/policy`.
+    """Trains a policy on demonstrations and writes it to `workdir/policy`.
 
     Args:
         config: see `configs/countdown.py:sft`.
@@ -63,29 +114,21 @@ def train_supervised(config: Any, workdir: Path) -> bool:
 
     Returns:
         Whether the last step was reached.
+
+    Raises:
+        InputError: see `prepare`.
     """
-    if config.task not in SPECS:
-        raise InputError(f'task={config.task!r}: the warm start has no demonstrations for it; '
-                         f'it has for {", ".join(SPECS)}')
-    spec = SPECS[config.task]
-    puzzles = load_puzzles(spec, 'train')
-    tokenizer, chat = countdown_tokenizer(), ChatTemplate(CHAT_TEMPLATE)
-    unsteadiness = Unsteadiness(**config.unsteadiness)
-    model_config = ModelConfig(
-        family='llama', vocab_size=tokenizer.vocab_size, tie_embeddings=True, **config.model
-    )
-    model = Transformer(model_config, config.compute_dtype, config.remat)
-    mesh = make_mesh(**config.mesh)
-    validate_mesh(mesh, model_config, rows=config.microbatch_rows)
-    optimizer = make_optimizer(OptimizerConfig(**config.optimizer), config.num_steps)
+    setup = prepare(config)
+    problems = setup.task.problems('train')
+    frozen = setup.policy.params if config.lora_rank else {}
     update = make_update(
-        model, optimizer, supervised_loss, mesh,
+        setup.model, setup.optimizer, supervised_loss, setup.mesh,
         rows=config.rows_per_step, microbatch_rows=config.microbatch_rows,
     )
 
     def begin() -> TrainState:
-        make = lambda: new_state(init_params(model, jax.random.key(config.seed)), optimizer)  # noqa: E731
-        return jax.jit(make, out_shardings=state_shardings(model, optimizer, mesh))()
+        key = jax.random.key(config.seed)
+        return start_training(setup.model, setup.policy.params, setup.optimizer, setup.mesh, key)
 
     def batch_of(step: int) -> SupervisedBatch:
         """The batch follows from seed and step alone, so a resumed run needs no data position."""
@@ -93,8 +136,10 @@ def train_supervised(config: Any, workdir: Path) -> bool:
 
         def demonstrations():
             while True:
-                puzzle = puzzles[int(rng.integers(len(puzzles)))]
-                yield demonstrate(puzzle, spec, unsteadiness, tokenizer, chat, rng)
+                problem = problems[int(rng.integers(len(problems)))]
+                yield encode_demonstration(
+                    setup.task, problem, setup.policy, config.demonstrations, rng
+                )
 
         packed = pack(
             demonstrations(), rows=config.rows_per_step, length=config.row_tokens,
@@ -108,7 +153,7 @@ def train_supervised(config: Any, workdir: Path) -> bool:
         started = time.monotonic()
         batch = batch_of(number)
         made = time.monotonic()
-        state, metrics = update(state, {}, batch)
+        state, metrics = update(state, frozen, batch)
         metrics = dict(jax.device_get(metrics))
         ended = time.monotonic()
         tokens = int((batch.positions_BT >= 0).sum())
@@ -121,7 +166,7 @@ def train_supervised(config: Any, workdir: Path) -> bool:
     trainer = Trainer(
         begin=begin,
         goes_on=lambda done: done < config.num_steps,
-        target=abstract_state(model, optimizer, mesh),
+        target=abstract_state(setup.model, setup.optimizer, setup.mesh),
         step=step,
         position=lambda: {'seed': config.seed},
         restore_position=lambda position: None,
@@ -131,10 +176,9 @@ def train_supervised(config: Any, workdir: Path) -> bool:
         config.num_steps, config.checkpoint_every, config.keep_checkpoints,
         config.max_skipped_in_a_row,
     )
-    with use_mesh(mesh):
+    with use_mesh(setup.mesh):
         state = run_loop(trainer, loop, workdir)
     if state is None:
         return False
-    policy = Policy(model_config, state.params, tokenizer, chat, tokenizer.eos_ids)
-    save_policy(workdir / 'policy', policy, dtype=config.save_dtype)
+    save_policy(workdir / 'policy', finished_policy(setup, state), config.save_dtype)
     return True

@@ -1,16 +1,22 @@
 """The recipe of the shipped policy, for a few steps."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 
+import ml_collections
+import numpy as np
 import pytest
 
 from configs.countdown import get_config
 from mrt_jax.errors import InputError
 from mrt_jax.methods.sft import pack
 from mrt_jax.policies.load import load_policy
+from mrt_jax.tasks.task import get_task
 from mrt_jax.training import supervised
+from mrt_jax.training.export import read_workdir
 from mrt_jax.training.supervised import train_supervised
 from tests.training.run_configs import keep_data_in
 
@@ -61,8 +67,42 @@ def test_a_resumed_warm_start_writes_the_same_losses(config, tmp_path, monkeypat
     assert losses(parts) == losses(whole)
 
 
-def test_tasks_without_demonstrations_are_refused(config, tmp_path):
-    other = get_config('sft')
-    other.task = 'chess'
+def test_tasks_without_demonstrations_are_refused(config, tmp_path, monkeypatch):
+    task = dataclasses.replace(get_task('countdown'), demonstrate=None)
+    monkeypatch.setattr(supervised, 'get_task', lambda name: task)
     with pytest.raises(InputError, match='no demonstrations'):
-        train_supervised(other, tmp_path)
+        train_supervised(config, tmp_path)
+
+
+def test_a_warm_start_goes_on_from_a_policy_with_adapters(config, tmp_path):
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    first.mkdir()
+    second.mkdir()
+    assert train_supervised(config, first)
+    more = get_config('sft')
+    more.update(config.to_dict() | {'lora_rank': 2, 'num_steps': 6})
+    more.policy, more.model = str(first / 'policy'), ml_collections.ConfigDict()
+    assert train_supervised(more, second)
+    assert losses(second)[0] < losses(first)[0] - 1
+    before, after = (load_policy(folder / 'policy').params for folder in (first, second))
+    np.testing.assert_array_equal(before['embedding'], after['embedding'])
+    assert (before['layers']['up']['kernel'] != after['layers']['up']['kernel']).any()
+    # Without the final policy, the one of the newest checkpoint: the frozen part and the adapters.
+    (second / 'config.json').write_text(more.to_json())
+    whole = read_workdir(second)
+    shutil.rmtree(second / 'policy')
+    partial = read_workdir(second)
+    for name in ('up', 'query'):
+        a, b = (np.asarray(policy.params['layers'][name]['kernel'], np.float32)
+                for policy in (whole, partial))
+        np.testing.assert_allclose(a, b, rtol=2**-8)  # The folder is in bfloat16.
+    more.model = config.model
+    with pytest.raises(InputError, match='either policy'):
+        train_supervised(more, second)
+
+
+def test_unknown_settings_of_demonstrations_are_named(config, tmp_path):
+    wrong = get_config('sft')
+    wrong.demonstrations.tempo = 1.0
+    with pytest.raises(InputError, match='demonstrations.*tempo'):
+        train_supervised(wrong, tmp_path)

@@ -1,0 +1,46 @@
+"""The policy of a run, finished or not."""
+
+import json
+from pathlib import Path
+
+import ml_collections
+
+from mrt_jax.errors import InputError
+from mrt_jax.policies.load import load_policy
+from mrt_jax.policies.policy import Policy
+from mrt_jax.training import reinforcement, supervised
+from mrt_jax.training.checkpoints import CheckpointStore
+from mrt_jax.training.state import abstract_state
+
+
+def is_workdir(folder: Path) -> bool:
+    """Whether a run of `experiments.train` has written here."""
+    return (folder / 'checkpoints').is_dir()
+
+
+def read_workdir(workdir: Path) -> Policy:
+    """The policy that a run has ended with, else that of its newest whole checkpoint.
+
+    Raises:
+        InputError: the run's config or checkpoints cannot be read, or it has neither.
+    """
+    if (workdir / 'policy').is_dir():
+        return load_policy(workdir / 'policy', dtype=None)
+    file = workdir / 'config.json'
+    try:
+        config = ml_collections.ConfigDict(json.loads(file.read_text(encoding='utf-8')))
+    except (OSError, ValueError) as error:
+        raise InputError(f'{file}: a checkpoint needs the config: {error}') from error
+    # The checkpoint may come from a mesh that this machine has not got.
+    config.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1, sequence=1))
+    training = {'sft': supervised, 'rl': reinforcement}.get(config.objective)
+    if training is None:
+        raise InputError(f'{workdir}: has no policy of its own: give one of the runs in it')
+    setup = training.prepare(config)
+    store = CheckpointStore(
+        workdir / 'checkpoints', keep=config.keep_checkpoints, every=config.checkpoint_every
+    )
+    restored = store.restore_latest(abstract_state(setup.model, setup.optimizer, setup.mesh))
+    if restored is None:
+        raise InputError(f'{workdir}: has no checkpoint yet')
+    return training.finished_policy(setup, restored.state)
