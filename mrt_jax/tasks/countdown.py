@@ -21,12 +21,10 @@ from mrt_jax.data.sequences import MappedSequence
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.episodes import AttemptMarkers
 from mrt_jax.tasks.expressions import ExpressionError, parse
+from mrt_jax.tasks.marked_answer import CONCLUSION, THINK_END, extract_answer
 from mrt_jax.tasks.task import Problem, Task, Verdict, Written
 
 ATTEMPT = 'Try '
-THINK_END = '</think>'
-ANSWER = 'Answer:'
-CONCLUSION = f'{THINK_END}\n{ANSWER} '
 
 
 def make_problem(puzzle: Puzzle, spec: CountdownSpec) -> Problem:
@@ -36,15 +34,6 @@ def make_problem(puzzle: Puzzle, spec: CountdownSpec) -> Problem:
         'numbers': list(puzzle.numbers), 'target': puzzle.target, 'use_all': spec.use_all
     }
     return Problem(puzzle.key, ({'role': 'user', 'content': text},), answer)
-
-
-def extract_answer(response: str) -> str | None:
-    """The line that answers: after the thought's end and the last 'Answer:' behind it."""
-    _, ended, rest = response.rpartition(THINK_END)
-    _, marked, answer = rest.rpartition(ANSWER)
-    if not ended or not marked:
-        return None
-    return answer.strip().partition('\n')[0].strip() or None
 
 
 def check(response: str, answer: Any) -> Verdict:

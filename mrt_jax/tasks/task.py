@@ -86,14 +86,17 @@ class Task:
 
 
 def get_task(name: str) -> Task:
-    """The task of a name such as 'countdown' or 'countdown:full'.
+    """The task of a name such as 'countdown', 'countdown:full' or 'reasoning_gym:chain_sum'.
 
     Raises:
         InputError: no such task; the message lists those there are.
     """
-    from mrt_jax.tasks import countdown  # tasks register below; each imports this module
+    from mrt_jax.tasks import countdown, reasoning_gym  # each imports this module
 
+    if name.startswith(reasoning_gym.PREFIX):
+        return reasoning_gym.make_task(name)
     registry: dict[str, Callable[[], Task]] = {**countdown.TASKS}
     if name not in registry:
-        raise InputError(f'task {name!r} is unknown; known: {", ".join(sorted(registry))}')
+        known = [*sorted(registry), f'{reasoning_gym.PREFIX}GENERATOR']
+        raise InputError(f'task {name!r} is unknown; known: {", ".join(known)}')
     return registry[name]()

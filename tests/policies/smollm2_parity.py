@@ -8,6 +8,7 @@ are the same, and how many of 10,000 strings are encoded alike; exits with 1 if 
 """
 
 import sys
+import tempfile
 import unicodedata
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.complete import Request, complete
 from mrt_jax.policies.load import load_policy, locate_policy
 from mrt_jax.policies.policy import Policy
+from mrt_jax.policies.save import save_policy
 from mrt_jax.policies.score import score_sequences
 from mrt_jax.sampling.phases import Terminals
 from mrt_jax.sampling.processors import SamplingConfig
@@ -119,16 +121,38 @@ def main() -> int:
     print(f'greedy: {same_answers} of {len(QUESTIONS)} answers of up to 128 tokens alike')
 
     many = strings(10_000)
-    same_codes = sum(
-        tokenizer.encode(text, add_special_tokens=False) == policy.tokenizer.encode(text)
-        for text in many
+    ours = [policy.tokenizer.encode(text) for text in many]
+    with tempfile.TemporaryDirectory() as folder:
+        save_policy(folder, policy)
+        saved = transformers.AutoTokenizer.from_pretrained(folder)
+    saved_alike = sum(
+        saved.encode(text, add_special_tokens=False) == ids
+        for text, ids in zip(many, ours, strict=True)
     )
-    print(f'tokeniser: {same_codes} of {len(many)} strings encoded alike')
+    print(f'tokeniser: {saved_alike} of {len(many)} strings as by transformers on the saved folder')
+    apart = [
+        text for text, ids in zip(many, ours, strict=True)
+        if tokenizer.encode(text, add_special_tokens=False) != ids
+    ]
+    unexplained = [text for text in apart if not _spaces_before_digit(text)]
+    print(
+        f'tokeniser: {len(many) - len(apart)} as by transformers on the GGUF file; {len(apart)} '
+        'differ where it ignores tokenizer.ggml.pre, which sets digits apart from the spaces '
+        f'before them; {len(unexplained)} differ elsewhere'
+    )
     agree = (
         worst < 1e-3 and same_text == same_ids == len(chats)
-        and same_answers == len(QUESTIONS) and same_codes == len(many)
+        and same_answers == len(QUESTIONS) and saved_alike == len(many) and not unexplained
     )
     return 0 if agree else 1
+
+
+def _spaces_before_digit(text: str) -> bool:
+    """Whether two or more spaces or line ends stand before a digit of any script."""
+    return any(
+        text[i].isspace() and text[i + 1].isspace() and text[i + 2].isnumeric()
+        for i in range(len(text) - 2)
+    )
 
 
 def greedy(
