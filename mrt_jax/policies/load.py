@@ -4,29 +4,30 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mrt_jax.errors import InputError
 from mrt_jax.models.config import ModelConfig, from_hf
-from mrt_jax.models.families import from_hf_tensors, to_hf_tensors
-from mrt_jax.models.transformer import Transformer, abstract_params, logical_axes
+from mrt_jax.models.tensors import find_leaf, map_tensors
+from mrt_jax.models.transformer import Transformer, logical_axes
 from mrt_jax.policies.chat import load_chat_template
 from mrt_jax.policies.json_files import read_json
+from mrt_jax.policies.place import place_parameter
 from mrt_jax.policies.policy import Policy
-from mrt_jax.policies.tensor_files import TensorFiles
+from mrt_jax.policies.tensor_files import TensorFiles, TensorSource
 from mrt_jax.policies.tokenizers import Tokenizer, load_tokenizer
 from mrt_jax.sharding.mesh import make_mesh, validate_mesh
 from mrt_jax.sharding.rules import param_shardings
 
 CONFIG_FILE = 'config.json'
 GENERATION_FILE = 'generation_config.json'
+_EMBEDDING = 'model.embed_tokens.weight'
 
 
 def load_policy(
     folder: str | Path,
     mesh: jax.sharding.Mesh | None = None,
-    dtype: str = 'float32',
+    dtype: str | None = 'float32',
     need_tokenizer: bool = True,
 ) -> Policy:
     """Reads a policy folder and places its parameters on the devices of a mesh.
@@ -34,7 +35,7 @@ def load_policy(
     Args:
         folder: a Hugging Face model folder.
         mesh: from `make_mesh`; None takes one device.
-        dtype: type of the parameters.
+        dtype: type of the parameters; None: as they are stored.
         need_tokenizer: False accepts a folder without tokenizer files.
 
     Returns:
@@ -58,7 +59,7 @@ def load_policy(
     generation = read_json(generation_file) if generation_file.is_file() else {}
     return Policy(
         config=config,
-        params=_read_params(folder, config, mesh, dtype),
+        params=read_params(TensorFiles(folder), config, mesh, dtype),
         tokenizer=tokenizer,
         chat=chat,
         eos_ids=_eos_ids(folder, config, generation, raw_config, tokenizer),
@@ -73,8 +74,9 @@ def _read_tokenizer(folder: Path, config: ModelConfig, needed: bool) -> Tokenize
     tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
-            f'{folder / present[0]}: has token ids up to {tokenizer.vocab_size - 1}, but '
-            f'vocab_size in {CONFIG_FILE} is {config.vocab_size}: the files do not belong together'
+            f'{folder / present[0]}: has token ids up to {tokenizer.vocab_size - 1}, but tensor '
+            f'{_EMBEDDING} has {config.vocab_size} rows (vocab_size in {CONFIG_FILE}): the files '
+            'do not belong together'
         )
     return tokenizer
 
@@ -99,40 +101,41 @@ def _eos_ids(
     return tokenizer.eos_ids if tokenizer else ()
 
 
-def _read_params(folder: Path, config: ModelConfig, mesh: jax.sharding.Mesh, dtype: str) -> Any:
-    """Parameters, read tensor by tensor and placed as the sharding rules say."""
-    model = Transformer(config)
-    files = TensorFiles(folder)
-    _check_tensors(files, _hf_shapes(abstract_params(model), config))
-    params = from_hf_tensors(files.read, config)
-    return _place(params, param_shardings(logical_axes(model), mesh), dtype)
+def read_params(
+    source: TensorSource, config: ModelConfig, mesh: jax.sharding.Mesh, dtype: str | None
+) -> Any:
+    """Parameters, read tensor by tensor and placed as the sharding rules say.
+
+    Args:
+        source: where the tensors come from; all of them are checked before one is read.
+        config: the network that they belong to.
+        mesh: from `make_mesh`.
+        dtype: type of the parameters; None: that of their tensors.
+
+    Raises:
+        InputError: a tensor is missing, left over, of another shape, or cannot be read.
+    """
+    mappings = list(map_tensors(config))
+    shapes = {name: mapping.tensor_shape for mapping in mappings for name in mapping.names}
+    _check_tensors(source, shapes)
+    shardings = param_shardings(logical_axes(Transformer(config)), mesh)
+    params: dict[str, Any] = {'layers': {}}
+    for mapping in mappings:
+        sharding = find_leaf(shardings, mapping)
+        place = params['layers'] if mapping.stacked else params
+        for key in mapping.path[:-1]:
+            place = place.setdefault(key, {})
+        place[mapping.path[-1]] = place_parameter(source, mapping, sharding, dtype)
+    return params
 
 
-def _place(arrays: dict[str, Any], shardings: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Moves arrays to their devices, each released here before the next is moved."""
-    placed = {}
-    for name in list(arrays):
-        array = arrays.pop(name)
-        placed[name] = (
-            _place(array, shardings[name], dtype)
-            if isinstance(array, dict)
-            else jax.device_put(array.astype(jnp.dtype(dtype)), shardings[name])
-        )
-    return placed
-
-
-def _hf_shapes(shapes: Any, config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor that a folder of this config must hold."""
-    # Zeros of stride 0 have a shape and take no memory.
-    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
-    return {name: tensor.shape for name, tensor in to_hf_tensors(zeros, config)}
-
-
-def _check_tensors(files: TensorFiles, expected: dict[str, tuple[int, ...]]) -> None:
-    """Compares the folder's tensors with the config's, before they are read."""
+def _check_tensors(files: TensorSource, expected: dict[str, tuple[int, ...]]) -> None:
+    """Compares the tensors with the config's, before they are read."""
     for name, shape in expected.items():
         if name not in files.shapes:
-            raise InputError(f'{files.folder}: tensor {name} is missing: copy the policy again')
+            raise InputError(
+                f'{files.file_of(name)}: tensor {name} is missing: copy the policy again'
+            )
         if files.shapes[name] != shape:
             raise InputError(
                 f'{files.file_of(name)}: tensor {name} has shape {files.shapes[name]}, but '
@@ -146,14 +149,13 @@ def _check_tensors(files: TensorFiles, expected: dict[str, tuple[int, ...]]) -> 
             )
 
 
-def _is_redundant(files: TensorFiles, name: str) -> bool:
+def _is_redundant(files: TensorSource, name: str) -> bool:
     """Whether a tensor only repeats what the config or another tensor says."""
     if name.endswith('.rotary_emb.inv_freq'):
         return True
     # Some writers store the output layer although it is tied to the embedding.
-    embedding = 'model.embed_tokens.weight'
     return (
         name == 'lm_head.weight'
-        and files.shapes[name] == files.shapes[embedding]
-        and np.array_equal(files.read(name), files.read(embedding))
+        and files.shapes[name] == files.shapes[_EMBEDDING]
+        and np.array_equal(files.read(name), files.read(_EMBEDDING))
     )

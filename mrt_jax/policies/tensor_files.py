@@ -1,7 +1,10 @@
-"""Reading the safetensors files of a policy folder one tensor at a time."""
+"""The tensors of a policy folder: safetensors files, read and written one tensor at a time."""
 
-from collections.abc import Iterable, Iterator
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +16,42 @@ from mrt_jax.policies.json_files import read_json, write_json
 
 WEIGHTS_FILE = 'model.safetensors'
 INDEX_FILE = 'model.safetensors.index.json'
-_FLOATS = ('F64', 'F32', 'F16', 'BF16')
+_FLOATS = {
+    'F64': np.dtype(np.float64),
+    'F32': np.dtype(np.float32),
+    'F16': np.dtype(np.float16),
+    'BF16': jnp.dtype('bfloat16'),
+}
+_CHECKED = 2**22  # Numbers looked at together.
+
+
+class TensorSource(Protocol):
+    """Where a policy's tensors come from, by the names that policy folders use.
+
+    Attributes:
+        shapes: shape of every tensor.
+    """
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, all of its numbers finite, in a floating-point dtype.
+
+        Raises:
+            InputError: there is no such tensor, or it cannot be used.
+        """
+        ...
+
+    def file_of(self, name: str) -> Path:
+        """File that holds a tensor, or should."""
+        ...
 
 
 class TensorFiles:
     """The tensors of a folder, by name; opening reads the files' headers only.
+
+    Files are read, not mapped: of a mapped file, every page ever looked at stays in memory.
 
     Attributes:
         shapes: shape of every tensor.
@@ -30,9 +64,9 @@ class TensorFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._open_files: dict[Path, safetensors.safe_open] = {}
-        self._file_of: dict[str, Path] = {}
+        self._places: dict[str, tuple[Path, str, int]] = {}
         files, self._index = _find_files(folder)
+        self._files = files
         for file in files:
             self._open(file)
         for name in self._index:
@@ -43,51 +77,84 @@ class TensorFiles:
                 )
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor as float32.
+        """One tensor as it is stored.
 
         Raises:
             InputError: there is no such tensor, its numbers are not floating-point, or not finite.
         """
-        if name not in self._file_of:
-            raise InputError(f'{self.folder}: tensor {name} is missing')
-        file = self._file_of[name]
-        handle = self._open_files[file]
-        dtype = handle.get_slice(name).get_dtype()
+        if name not in self._places:
+            raise InputError(f'{self.file_of(name)}: tensor {name} is missing')
+        file, dtype, offset = self._places[name]
         if dtype not in _FLOATS:
             raise InputError(
                 f'{file}: tensor {name} is stored as {dtype}: give one of {", ".join(_FLOATS)}'
             )
-        tensor = np.asarray(handle.get_tensor(name)).astype(np.float32)
-        if not np.isfinite(tensor).all():
-            raise InputError(f'{file}: tensor {name} holds numbers that are not finite')
-        return tensor
+        shape = self.shapes[name]
+        try:
+            flat = np.fromfile(file, _FLOATS[dtype], math.prod(shape), offset=offset)
+        except OSError as error:
+            raise InputError(f'{file}: tensor {name} cannot be read: {error.strerror}') from error
+        if len(flat) < math.prod(shape):
+            raise InputError(f'{file}: tensor {name} is cut short: copy or write it again')
+        for start in range(0, len(flat), _CHECKED):
+            if not np.isfinite(flat[start : start + _CHECKED]).all():
+                raise InputError(f'{file}: tensor {name} holds numbers that are not finite')
+        return flat.reshape(shape)
 
     def file_of(self, name: str) -> Path:
-        """File that holds a tensor; the folder where no file does."""
-        return self._file_of.get(name, self.folder)
+        """File that holds a tensor; the one that should, where none does."""
+        if name in self._places:
+            return self._places[name][0]
+        if self._index:
+            return self.folder / INDEX_FILE
+        return self._files[0] if len(self._files) == 1 else self.folder
 
     def _open(self, file: Path) -> None:
         try:
-            handle = safetensors.safe_open(file, framework='numpy')
+            # The library checks that the header is sound and covers the file.
+            with safetensors.safe_open(file, framework='numpy'):
+                pass
         except (safetensors.SafetensorError, OSError) as error:
+            inside = _cut_tensor(file)
+            reason = f'it ends inside tensor {inside}' if inside else str(error)
             raise InputError(
-                f'{file}: not a whole safetensors file ({error}): copy or write it again'
+                f'{file}: not a whole safetensors file ({reason}): copy or write it again'
             ) from error
-        self._open_files[file] = handle
-        for name in handle.keys():
-            if name in self._file_of:
+        header, start = _read_header(file)
+        for name, entry in header.items():
+            if name in self._places:
                 raise InputError(
-                    f'{file}: tensor {name} is in {self._file_of[name].name} too: remove the files '
+                    f'{file}: tensor {name} is in {self.file_of(name).name} too: remove the files '
                     'that do not belong here, or add an index'
                 )
-            self._file_of[name] = file
-            self.shapes[name] = tuple(handle.get_slice(name).get_shape())
+            self._places[name] = file, entry['dtype'], start + entry['data_offsets'][0]
+            self.shapes[name] = tuple(entry['shape'])
+
+
+def _read_header(file: Path) -> tuple[dict, int]:
+    """Entries by tensor, and where in the file the first tensor begins."""
+    with file.open('rb') as stream:
+        length = int.from_bytes(stream.read(8), 'little')
+        header = json.loads(stream.read(length))
+    header.pop('__metadata__', None)
+    return header, 8 + length
+
+
+def _cut_tensor(file: Path) -> str | None:
+    """The tensor in which a file that is cut short ends; None if there is no telling."""
+    try:
+        header, start = _read_header(file)
+        size = file.stat().st_size
+        ends = sorted((start + entry['data_offsets'][1], name) for name, entry in header.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
+        return None
+    return next((name for end, name in ends if end > size), None)
 
 
 def write_tensors(
     folder: Path,
     tensors: Iterable[tuple[str, np.ndarray]],
-    dtype: str,
+    dtype: str | None,
     max_shard_bytes: int,
 ) -> None:
     """Writes tensors to one file, or to several and an index when they are larger.
@@ -95,7 +162,7 @@ def write_tensors(
     Args:
         folder: an existing folder without tensor files.
         tensors: names and arrays, taken one by one.
-        dtype: 'float32' or 'bfloat16', what the files hold.
+        dtype: 'float32' or 'bfloat16', what the files hold; None: what the tensors have.
         max_shard_bytes: most bytes of tensors in a file; a larger tensor gets a file of its own.
     """
     shards: list[Path] = []
@@ -118,13 +185,13 @@ def write_tensors(
 
 
 def _fill_shards(
-    tensors: Iterable[tuple[str, np.ndarray]], dtype: str, max_shard_bytes: int
+    tensors: Iterable[tuple[str, np.ndarray]], dtype: str | None, max_shard_bytes: int
 ) -> Iterator[dict[str, np.ndarray]]:
     shard: dict[str, np.ndarray] = {}
     shard_bytes = 0
     for name, tensor in tensors:
         # Safetensors stores memory as it lies; a transposed view must become a row-major copy.
-        tensor = np.ascontiguousarray(tensor, dtype=jnp.dtype(dtype))
+        tensor = np.array(tensor, dtype=None if dtype is None else jnp.dtype(dtype), order='C')
         if shard and shard_bytes + tensor.nbytes > max_shard_bytes:
             yield shard
             shard, shard_bytes = {}, 0
