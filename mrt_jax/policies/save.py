@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
 from mrt_jax.errors import InputError
 from mrt_jax.models.config import to_hf
-from mrt_jax.models.tensors import to_hf_tensors
+from mrt_jax.models.tensors import find_leaf, map_tensors, to_hf_tensors
 from mrt_jax.policies.json_files import write_json
 from mrt_jax.policies.load import CONFIG_FILE, GENERATION_FILE
 from mrt_jax.policies.policy import Policy
@@ -48,8 +50,12 @@ def save_policy(
         write_json(new / CONFIG_FILE, _config_content(policy, dtype))
         write_json(new / GENERATION_FILE, {**policy.generation, **_special_ids(policy)})
         _write_tokenizer(new, policy)
+        kinds = {}
+        for mapping in map_tensors(policy.config):
+            kind = jnp.dtype(dtype or find_leaf(policy.params, mapping).dtype)
+            kinds |= dict.fromkeys(mapping.names, (mapping.tensor_shape, kind))
         tensors = to_hf_tensors(policy.params, policy.config)
-        write_tensors(new, tensors, dtype, max_shard_bytes)
+        write_tensors(new, kinds, tensors, max_shard_bytes)
     return Path(folder)
 
 

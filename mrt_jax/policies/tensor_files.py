@@ -4,12 +4,11 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from mrt_jax.errors import InputError
 from mrt_jax.policies.json_files import read_json, write_json
@@ -153,51 +152,78 @@ def _cut_tensor(file: Path) -> str | None:
 
 def write_tensors(
     folder: Path,
+    kinds: Mapping[str, tuple[tuple[int, ...], np.dtype]],
     tensors: Iterable[tuple[str, np.ndarray]],
-    dtype: str | None,
     max_shard_bytes: int,
 ) -> None:
     """Writes tensors to one file, or to several and an index when they are larger.
 
     Args:
         folder: an existing folder without tensor files.
-        tensors: names and arrays, taken one by one.
-        dtype: 'float32' or 'bfloat16', what the files hold; None: what the tensors have.
+        kinds: shape of each tensor and the dtype to write, in the order of `tensors`.
+        tensors: names and arrays, taken one by one; only one is held at a time.
         max_shard_bytes: most bytes of tensors in a file; a larger tensor gets a file of its own.
+
+    Raises:
+        ValueError: `tensors` are not those of `kinds`.
     """
-    shards: list[Path] = []
-    file_of: dict[str, int] = {}
-    total_bytes = 0
-    for shard in _fill_shards(tensors, dtype, max_shard_bytes):
-        shards.append(folder / f'shard-{len(shards)}')
-        safetensors.numpy.save_file(shard, shards[-1], metadata={'format': 'pt'})
-        file_of |= dict.fromkeys(shard, len(shards))
-        total_bytes += sum(tensor.nbytes for tensor in shard.values())
-    if len(shards) == 1:
-        shards[0].rename(folder / WEIGHTS_FILE)
-        return
+    shards = _plan_shards(kinds, max_shard_bytes)
     names = [f'model-{i:05d}-of-{len(shards):05d}.safetensors' for i in range(1, len(shards) + 1)]
-    for shard, name in zip(shards, names, strict=True):
-        shard.rename(folder / name)
-    weight_map = {name: names[number - 1] for name, number in file_of.items()}
-    index = {'metadata': {'total_size': total_bytes}, 'weight_map': weight_map}
-    write_json(folder / INDEX_FILE, index)
+    names = names if len(shards) > 1 else [WEIGHTS_FILE]
+    coming = iter(tensors)
+    for name, shard in zip(names, shards, strict=True):
+        _write_file(folder / name, {tensor: kinds[tensor] for tensor in shard}, coming)
+    if len(shards) > 1:
+        weight_map = {tensor: name for name, shard in zip(names, shards, strict=True)
+                      for tensor in shard}
+        total = sum(_bytes_of(kind) for kind in kinds.values())
+        write_json(
+            folder / INDEX_FILE, {'metadata': {'total_size': total}, 'weight_map': weight_map}
+        )
 
 
-def _fill_shards(
-    tensors: Iterable[tuple[str, np.ndarray]], dtype: str | None, max_shard_bytes: int
-) -> Iterator[dict[str, np.ndarray]]:
-    shard: dict[str, np.ndarray] = {}
-    shard_bytes = 0
-    for name, tensor in tensors:
-        # Safetensors stores memory as it lies; a transposed view must become a row-major copy.
-        tensor = np.array(tensor, dtype=None if dtype is None else jnp.dtype(dtype), order='C')
-        if shard and shard_bytes + tensor.nbytes > max_shard_bytes:
-            yield shard
-            shard, shard_bytes = {}, 0
-        shard[name] = tensor
-        shard_bytes += tensor.nbytes
-    yield shard
+def _plan_shards(
+    kinds: Mapping[str, tuple[tuple[int, ...], np.dtype]], max_shard_bytes: int
+) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, kind in kinds.items():
+        if shards[-1] and filled + _bytes_of(kind) > max_shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += _bytes_of(kind)
+    return shards
+
+
+def _write_file(
+    file: Path,
+    kinds: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    tensors: Iterator[tuple[str, np.ndarray]],
+) -> None:
+    """One file: the length of the header, the header, the tensors one behind the other."""
+    codes = {dtype: code for code, dtype in _FLOATS.items()}
+    header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}
+    end = 0
+    for name, (shape, dtype) in kinds.items():
+        start, end = end, end + _bytes_of((shape, dtype))
+        header[name] = {'dtype': codes[dtype], 'shape': shape, 'data_offsets': (start, end)}
+    text = json.dumps(header, separators=(',', ':')).encode()
+    text += b' ' * (-len(text) % 8)  # Numbers begin at a multiple of 8 bytes.
+    with file.open('wb') as stream:
+        stream.write(len(text).to_bytes(8, 'little') + text)
+        for expected, (shape, dtype) in kinds.items():
+            name, tensor = next(tensors, ('no more', np.empty(0)))
+            if (name, tensor.shape) != (expected, shape):
+                raise ValueError(
+                    f'{file}: expected tensor {expected} {shape}, got {name} {tensor.shape}'
+                )
+            stream.write(np.ascontiguousarray(tensor, dtype=dtype).view(np.uint8).data)
+
+
+def _bytes_of(kind: tuple[tuple[int, ...], np.dtype]) -> int:
+    shape, dtype = kind
+    return math.prod(shape) * dtype.itemsize
 
 
 def _find_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
