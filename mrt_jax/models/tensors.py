@@ -111,10 +111,13 @@ def to_hf_tensors(params: Any, config: ModelConfig) -> Iterator[tuple[str, np.nd
         parameter is on the host only while its tensors are asked for.
     """
     for mapping in map_tensors(config):
-        param = _fetch(find_leaf(params, mapping))
-        layers = param if mapping.stacked else param[None]
-        for name, layer in zip(mapping.names, layers, strict=True):
-            yield name, mapping.to_tensor(layer)
+        yield from _tensors_of(mapping, find_leaf(params, mapping))
+
+
+def _tensors_of(mapping: Mapping, param: Any) -> Iterator[tuple[str, np.ndarray]]:
+    fetched = _fetch(param)
+    for index, name in enumerate(mapping.names):
+        yield name, mapping.to_tensor(fetched[index] if mapping.stacked else fetched)
 
 
 def _fetch(param: Any) -> np.ndarray:

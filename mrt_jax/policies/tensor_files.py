@@ -219,6 +219,7 @@ def _write_file(
                     f'{file}: expected tensor {expected} {shape}, got {name} {tensor.shape}'
                 )
             stream.write(np.ascontiguousarray(tensor, dtype=dtype).view(np.uint8).data)
+            del tensor  # A view of its parameter, which would stay while the next is fetched.
 
 
 def _bytes_of(kind: tuple[tuple[int, ...], np.dtype]) -> int:
