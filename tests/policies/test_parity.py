@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from mrt_jax.models.config import from_hf
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.complete import Request, complete
 from mrt_jax.policies.load import load_policy
@@ -118,6 +119,13 @@ def pair(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp('parity') / request.param
     network.save_pretrained(folder)
     return network, folder, load_policy(folder, need_tokenizer=False)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_defaults_are_those_of_transformers(name):
+    """A file by hand says what it says after transformers has filled in its defaults."""
+    by_hand = SHAPE | CASES[name]
+    assert from_hf(by_hand) == from_hf(transformers.AutoConfig.for_model(**by_hand).to_dict())
 
 
 def test_scores_are_those_of_transformers(pair):
