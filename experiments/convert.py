@@ -21,7 +21,7 @@ def define_flags() -> None:
     flags.DEFINE_string('output', None, 'Folder to write, replacing a policy there.', required=True)
     flags.DEFINE_enum(
         'dtype', None, ['float32', 'bfloat16'],
-        'Type of the numbers written; by default bfloat16 where all that is read is, else float32.',
+        'Type of the numbers written; by default as they are stored, float32 for a GGUF file.',
     )
     flags.DEFINE_float(
         'max_shard_gigabytes', 5.0, 'Weights larger than this are split into files, GB.',
@@ -48,11 +48,9 @@ def convert(source: str, output: str, dtype: str | None, max_shard_bytes: int) -
         policy = read_workdir(Path(source))
     else:
         policy = load_policy(source, dtype=dtype, need_tokenizer=False)
-    leaves = jax.tree.leaves(policy.params)
-    numbers = sum(leaf.size for leaf in leaves)
-    stored = 'bfloat16' if all(leaf.dtype == 'bfloat16' for leaf in leaves) else 'float32'
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(policy.params))
     print(f'{source}: {numbers / 1e6:.1f}M parameters, {policy.config.family}', file=sys.stderr)
-    folder = save_policy(output, policy, dtype or stored, max_shard_bytes)
+    folder = save_policy(output, policy, dtype, max_shard_bytes)
     print(folder)
 
 

@@ -17,6 +17,14 @@ def tiny_config(**changes) -> ModelConfig:
     return ModelConfig(**(shape | changes))
 
 
+# Everything at once that a Gemma can have; caps low enough to bend most scores and logits.
+GEMMA = dict(
+    family='gemma3_text', num_layers=3, activation='gelu_tanh', post_norms=True, unit_offset=True,
+    embedding_scale=True, qk_norm=True, query_scalar=5, attention_cap=0.7, logit_cap=1.5,
+    sliding_window=5, local_layers=(True, False, True), local_rope_base=300.0,
+)
+
+
 def tiny_model(
     *, seed: int = 0, dtype: str = 'float32', remat: str = 'none', lora_rank: int = 0, **changes
 ):
@@ -31,6 +39,7 @@ def tiny_model(
     def draw(path, shape):
         name = path[-1].key
         noise = rng.normal(size=shape.shape) * deviations.get(name, model.config.width**-0.5)
-        return jnp.asarray((name == 'scale') + noise, jnp.float32)
+        centre = name == 'scale' and not model.config.unit_offset
+        return jnp.asarray(centre + noise, jnp.float32)
 
     return model, jax.tree_util.tree_map_with_path(draw, abstract_params(model))

@@ -4,8 +4,21 @@ import jax
 import jax.numpy as jnp
 
 
+def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
+    """Bends numbers into (-cap, cap): cap * tanh(x / cap), Gemma Team, arXiv 2408.00118, section 2.
+
+    Without a cap they stay as they are.
+    """
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
 def token_logprobs(
-    hidden_BTD: jax.Array, unembedding_DV: jax.Array, targets_BT: jax.Array, *, chunk: int = 1024
+    hidden_BTD: jax.Array,
+    unembedding_DV: jax.Array,
+    targets_BT: jax.Array,
+    *,
+    cap: float | None = None,
+    chunk: int = 1024,
 ) -> tuple[jax.Array, jax.Array]:
     """Natural log-probability of each target and entropy of its distribution, at temperature 1.
 
@@ -17,6 +30,7 @@ def token_logprobs(
         unembedding_DV: output layer; cast to the hidden states' dtype for the product, which is
             accumulated and normalised in float32.
         targets_BT: int32.
+        cap: of the logits, see `soft_cap`.
         chunk: tokens of all rows in a window, rounded down to whole columns and up to one.
 
     Returns:
@@ -34,7 +48,7 @@ def token_logprobs(
     @jax.checkpoint
     def score(kernel_DV: jax.Array, hidden_BWD: jax.Array, targets_BW: jax.Array):
         logits_BWV = jnp.dot(hidden_BWD, kernel_DV, preferred_element_type=jnp.float32)
-        normalised_BWV = jax.nn.log_softmax(logits_BWV, axis=-1)
+        normalised_BWV = jax.nn.log_softmax(soft_cap(logits_BWV, cap), axis=-1)
         logprobs_BW = jnp.take_along_axis(normalised_BWV, targets_BW[..., None], axis=-1)[..., 0]
         return logprobs_BW, -(jnp.exp(normalised_BWV) * normalised_BWV).sum(axis=-1)
 

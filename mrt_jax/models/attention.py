@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from mrt_jax.kernels.logprobs import soft_cap
+
 _HIDDEN = -1e30
 
 
@@ -46,7 +48,13 @@ def visible(
     return seen_XTS
 
 
-def attend(q_XHTC: jax.Array, sources: Sequence[Source]) -> jax.Array:
+def attend(
+    q_XHTC: jax.Array,
+    sources: Sequence[Source],
+    *,
+    scale: float | None = None,
+    cap: float | None = None,
+) -> jax.Array:
     """Softmax attention over the union of the sources' keys.
 
     Each source gives its maximum score, its sum of exponentials and its weighted values; the parts
@@ -55,11 +63,14 @@ def attend(q_XHTC: jax.Array, sources: Sequence[Source]) -> jax.Array:
     Args:
         q_XHTC: rotated queries. Query head h reads key-value head h // (H / K).
         sources: where to look.
+        scale: factor on the products of queries and keys; None: 1 / sqrt(C).
+        cap: see `soft_cap`.
 
     Returns:
         [X, H, T, C] in the queries' dtype. A query that sees nothing gets finite values.
     """
-    parts = [_attend_part(q_XHTC, source) for source in sources]
+    scale = q_XHTC.shape[-1] ** -0.5 if scale is None else scale
+    parts = [_attend_part(q_XHTC, source, scale, cap) for source in sources]
     highest = jnp.stack([part[0] for part in parts]).max(axis=0)
     total, mixed = 0.0, 0.0
     for maximum, normaliser, values in parts:
@@ -70,7 +81,7 @@ def attend(q_XHTC: jax.Array, sources: Sequence[Source]) -> jax.Array:
 
 
 def _attend_part(
-    q_XHTC: jax.Array, source: Source
+    q_XHTC: jax.Array, source: Source, scale: float, cap: float | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Maximum score and sum of exponentials [X, H, T] and weighted values [X, H, T, C], float32."""
     rows, heads, length, width = q_XHTC.shape
@@ -81,7 +92,8 @@ def _attend_part(
     q = q.transpose(0, 2, 3, 1, 4, 5).reshape(parents, kv_heads, -1, width)
     scores = jnp.einsum(
         'bkqc,bkcs->bkqs', q, source.k_BKCS, preferred_element_type=jnp.float32
-    ) * (width**-0.5)
+    )
+    scores = soft_cap(scores * scale, cap)
     seen = source.visible_XTS.reshape(parents, 1, 1, fork * length, slots)
     scores = scores.reshape(parents, kv_heads, share, fork * length, slots)
     scores = jnp.where(seen, scores, _HIDDEN)

@@ -8,6 +8,10 @@ from mrt_jax.errors import InputError
 from mrt_jax.models.families import FAMILIES, Family
 
 _ROPE_KINDS = ('linear', 'llama3', 'yarn')
+# Names in a config, and the activation that they stand for.
+_ACTIVATIONS = {'silu': 'silu', 'swish': 'silu', 'gelu_pytorch_tanh': 'gelu_tanh'}
+_LAYER_KINDS = ('full_attention', 'sliding_attention')
+_CAP_KEYS = {'attention_cap': 'attn_logit_softcapping', 'logit_cap': 'final_logit_softcapping'}
 _MISSING = object()
 _T = TypeVar('_T', int, float, bool)
 
@@ -66,6 +70,15 @@ class ModelConfig:
         qk_norm: RMS norm on each head's queries and keys.
         tie_embeddings: the output layer is the embedding.
         sliding_window: keys that a query sees, itself included; None for all before it.
+        local_layers: for each layer, whether `sliding_window` holds there; None: for all the same.
+        local_rope_base: base of the rotary frequencies, which are not scaled, in layers with a
+            window; None: they rotate like the others.
+        activation: 'silu' or 'gelu_tanh', of the feed-forward layer's gate.
+        post_norms: RMS norm on what attention and the feed-forward layer add, too.
+        unit_offset: RMS norms multiply by 1 + scale.
+        embedding_scale: embeddings are multiplied by the square root of the width.
+        query_scalar: scores are divided by its square root; None: by that of head_width.
+        attention_cap, logit_cap: scores and logits x become cap * tanh(x / cap); None: they stay.
     """
 
     family: str
@@ -86,6 +99,15 @@ class ModelConfig:
     qk_norm: bool = False
     tie_embeddings: bool = True
     sliding_window: int | None = None
+    local_layers: tuple[bool, ...] | None = None
+    local_rope_base: float | None = None
+    activation: str = 'silu'
+    post_norms: bool = False
+    unit_offset: bool = False
+    embedding_scale: bool = False
+    query_scalar: int | None = None
+    attention_cap: float | None = None
+    logit_cap: float | None = None
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -102,6 +124,25 @@ class ModelConfig:
             )
         if self.head_width % 2:
             raise InputError(f'rotary positions need an even head_width, got {self.head_width}')
+        if self.activation not in _ACTIVATIONS.values():
+            raise InputError(f'activation {self.activation!r} is neither silu nor gelu_tanh')
+        for name in ('sliding_window', 'query_scalar', 'attention_cap', 'logit_cap'):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f'{name} must be above 0, got {value}')
+        if self.local_layers is not None:
+            if len(self.local_layers) != self.num_layers:
+                raise InputError(
+                    f'local_layers has {len(self.local_layers)} entries, num_layers is '
+                    f'{self.num_layers}'
+                )
+            if self.sliding_window is None or len(set(self.local_layers)) == 1:
+                raise InputError('local_layers needs a sliding_window and layers of both kinds')
+
+    @property
+    def score_scale(self) -> float:
+        """Factor on the products of queries and keys."""
+        return (self.query_scalar or self.head_width) ** -0.5
 
 
 def from_hf(config: Mapping[str, Any], source: str = 'config.json') -> ModelConfig:
@@ -122,26 +163,30 @@ def from_hf(config: Mapping[str, Any], source: str = 'config.json') -> ModelConf
         )
     if config.get('quantization_config'):
         raise InputError(f'{source}: quantised weights are not supported; dequantise them first')
-    activation = config.get('hidden_act', 'silu')
-    if activation not in ('silu', 'swish'):
-        raise InputError(f'{source}: hidden_act {activation!r} is not supported, only silu')
     family = FAMILIES[name]
+    activation = config.get(family.activation_key) or family.activation
+    if activation not in _ACTIVATIONS:
+        raise InputError(
+            f'{source}: {family.activation_key} {activation!r} is not supported; supported: '
+            f'{", ".join(_ACTIVATIONS)}'
+        )
+    if config.get('use_bidirectional_attention'):
+        raise InputError(f'{source}: use_bidirectional_attention is not supported')
     width = _read(config, 'hidden_size', int, source)
     heads = _read(config, 'num_attention_heads', int, source)
     positions = _read(config, 'max_position_embeddings', int, source, family.max_positions)
     asked_biases = family.biases == 'config' and _read(
         config, 'attention_bias', bool, source, False
     )
-    rope = config.get('rope_scaling') or config.get('rope_parameters') or {}
-    if any(keys.get('partial_rotary_factor') not in (None, 1) for keys in (config, rope)):
-        raise InputError(f'{source}: partial_rotary_factor is not supported')
-    base = _read(config, 'rope_theta', float, source, 10_000.0)
+    layers = _read(config, 'num_hidden_layers', int, source)
+    window, local_layers = _read_window(config, family, layers, source)
+    rope, local_base = _read_rope(config, family, source)
     try:
         return ModelConfig(
             family=name,
             vocab_size=_read(config, 'vocab_size', int, source),
             width=width,
-            num_layers=_read(config, 'num_hidden_layers', int, source),
+            num_layers=layers,
             num_heads=heads,
             num_kv_heads=_read(config, 'num_key_value_heads', int, source, heads),
             head_width=_read(
@@ -150,14 +195,27 @@ def from_hf(config: Mapping[str, Any], source: str = 'config.json') -> ModelConf
             ffn_width=_read(config, 'intermediate_size', int, source),
             max_positions=positions,
             norm_eps=_read(config, 'rms_norm_eps', float, source, 1e-6),
-            rope_base=_read(rope, 'rope_theta', float, source, base),
+            rope_base=_read(rope, 'rope_theta', float, source),
             rope_scaling=_read_rope_scaling(rope, positions, source),
             attention_bias=asked_biases or family.biases == 'qkv',
             output_bias=asked_biases,
             mlp_bias=family.mlp_bias and _read(config, 'mlp_bias', bool, source, False),
             qk_norm=family.qk_norm,
-            tie_embeddings=_read(config, 'tie_word_embeddings', bool, source, False),
-            sliding_window=_read_window(config, family, source),
+            tie_embeddings=_read(
+                config, 'tie_word_embeddings', bool, source, family.tie_embeddings
+            ),
+            sliding_window=window,
+            local_layers=local_layers,
+            local_rope_base=local_base,
+            activation=_ACTIVATIONS[activation],
+            post_norms=family.post_norms,
+            unit_offset=family.unit_offset,
+            embedding_scale=family.embedding_scale,
+            query_scalar=family.query_scalar and _read(
+                config, 'query_pre_attn_scalar', int, source, family.query_scalar
+            ),
+            attention_cap=_read_cap(config, family, 'attention_cap', source),
+            logit_cap=_read_cap(config, family, 'logit_cap', source),
         )
     except InputError as error:
         raise error if source in str(error) else InputError(f'{source}: {error}') from error
@@ -183,7 +241,9 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         'max_position_embeddings': config.max_positions,
         'rms_norm_eps': config.norm_eps,
         'rope_theta': config.rope_base,
-        'hidden_act': 'silu',
+        family.activation_key: next(
+            name for name, meant in _ACTIVATIONS.items() if meant == config.activation
+        ),
         'tie_word_embeddings': config.tie_embeddings,
     }
     if config.rope_scaling:
@@ -192,12 +252,12 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         result['attention_bias'] = config.attention_bias
     if family.mlp_bias:
         result['mlp_bias'] = config.mlp_bias
-    if family.window != 'never':
-        result['sliding_window'] = config.sliding_window
-    if family.window == 'switch':
-        slides = config.sliding_window is not None
-        result |= {'use_sliding_window': slides}
-        result |= {'max_window_layers': 0 if slides else config.num_layers}
+    if family.query_scalar:
+        result['query_pre_attn_scalar'] = config.query_scalar
+    result |= {_CAP_KEYS[cap]: getattr(config, cap) for cap in family.caps}
+    if family.local_rope_base:
+        result['rope_local_base_freq'] = config.local_rope_base
+    result |= _write_window(config, family)
     read_back = dataclasses.asdict(from_hf(result))
     if lost := [name for name, value in dataclasses.asdict(config).items()
                 if read_back[name] != value]:
@@ -274,23 +334,108 @@ def _write_rope_scaling(scaling: RopeScaling) -> dict[str, Any]:
     return result
 
 
-def _read_window(config: Mapping[str, Any], family: Family, source: str) -> int | None:
-    """The window, if all layers slide."""
+def _read_rope(
+    config: Mapping[str, Any], family: Family, source: str
+) -> tuple[dict[str, Any], float | None]:
+    """Rotary parameters, `rope_theta` among them, and the base in layers with a window."""
+    # Older files have `rope_theta` and `rope_scaling` side by side, newer ones all in one.
+    newer = config.get('rope_parameters') or {}
+    local = {}
+    if family.local_rope_base and any(kind in newer for kind in _LAYER_KINDS):
+        local, newer = newer.get('sliding_attention') or {}, newer.get('full_attention') or {}
+    rope = {
+        'rope_theta': _read(config, 'rope_theta', float, source, family.rope_base),
+        **newer,
+        **(config.get('rope_scaling') or {}),
+    }
+    if any(keys.get('partial_rotary_factor') not in (None, 1) for keys in (config, rope, local)):
+        raise InputError(f'{source}: partial_rotary_factor is not supported')
+    if not family.local_rope_base:
+        return rope, None
+    if local.get('rope_type', 'default') != 'default':
+        raise InputError(
+            f"{source}: rope scaling {local['rope_type']!r} in layers with a sliding window is not "
+            'supported'
+        )
+    base = _read(config, 'rope_local_base_freq', float, source, family.local_rope_base)
+    return rope, _read(local, 'rope_theta', float, source, base)
+
+
+def _read_cap(
+    config: Mapping[str, Any], family: Family, cap: str, source: str
+) -> float | None:
+    """A cap; null says that there is none."""
+    key = _CAP_KEYS[cap]
+    if cap not in family.caps:
+        if config.get(key) is not None:
+            raise InputError(f'{source}: {key} is not supported in this family')
+        return None
+    if key in config and config[key] is None:
+        return None
+    return _read(config, key, float, source, getattr(family, cap))
+
+
+def _read_window(
+    config: Mapping[str, Any], family: Family, layers: int, source: str
+) -> tuple[int | None, tuple[bool, ...] | None]:
+    """The window, and the layers that have it where only some have."""
+    window = None
+    slides = family.window != 'switch' or _read(config, 'use_sliding_window', bool, source, False)
+    says_none = 'sliding_window' in config and config['sliding_window'] is None
+    if family.window != 'never' and slides and not says_none:
+        window = _read(config, 'sliding_window', int, source, 4096)
+    usual = _usual_layers(config, family, layers, window, source)
+    local = usual
+    if config.get('layer_types') is not None:
+        kinds = config['layer_types']
+        if not isinstance(kinds, list) or len(kinds) != layers:
+            raise InputError(f'{source}: layer_types must be a list of {layers} kinds of layers')
+        if strange := [kind for kind in kinds if kind not in _LAYER_KINDS]:
+            raise InputError(
+                f'{source}: layer type {strange[0]!r} is not supported; supported: '
+                f'{", ".join(_LAYER_KINDS)}'
+            )
+        local = tuple(kind == 'sliding_attention' for kind in kinds)
+        if family.window in ('never', 'always') and local != usual:
+            raise InputError(f'{source}: layer_types is not supported in this family')
+    if not any(local):
+        return None, None
+    if window is None:
+        raise InputError(f'{source}: sliding_window is missing, which layers need')
+    return window, None if all(local) else local
+
+
+def _usual_layers(
+    config: Mapping[str, Any], family: Family, layers: int, window: int | None, source: str
+) -> tuple[bool, ...]:
+    """Which layers have the window, if `layer_types` does not say."""
+    first, every = layers, 0
+    if family.window == 'always' and window is not None:
+        first = 0
+    if family.window == 'switch' and window is not None:
+        first = _read(config, 'max_window_layers', int, source, 28)
+    if family.window == 'pattern':
+        first, every = 0, family.global_every or 0
+        if family.local_rope_base:
+            every = _read(config, 'sliding_window_pattern', int, source, every)
+    return tuple(
+        layer >= first and (not every or (layer + 1) % every != 0) for layer in range(layers)
+    )
+
+
+def _write_window(config: ModelConfig, family: Family) -> dict[str, Any]:
     if family.window == 'never':
-        return None
+        return {}
+    result: dict[str, Any] = {'sliding_window': config.sliding_window}
     if family.window == 'always':
-        if 'sliding_window' in config and config['sliding_window'] is None:
-            return None
-        return _read(config, 'sliding_window', int, source, 4096)
-    if not _read(config, 'use_sliding_window', bool, source, False):
-        return None
-    layers = _read(config, 'num_hidden_layers', int, source)
-    full = _read(config, 'max_window_layers', int, source, 28)
-    kinds = config.get('layer_types') or [
-        'full_attention' if layer < full else 'sliding_attention' for layer in range(layers)
-    ]
-    if len(set(kinds)) > 1:
-        raise InputError(f'{source}: a sliding window on some of the layers is not supported')
-    if kinds[0] == 'full_attention':
-        return None
-    return _read(config, 'sliding_window', int, source, 4096)
+        return result
+    slides = config.sliding_window is not None
+    local = config.local_layers or (slides,) * config.num_layers
+    if family.window == 'pattern' and not slides:
+        del result['sliding_window']  # transformers wants a number, though no layer uses it.
+    result['layer_types'] = [_LAYER_KINDS[is_local] for is_local in local]
+    if family.window == 'switch':
+        # For readers that know no `layer_types`: the layers from here on have the window.
+        result['use_sliding_window'] = slides
+        result['max_window_layers'] = local.index(True) if slides else config.num_layers
+    return result

@@ -9,13 +9,19 @@ import numpy as np
 from mrt_jax.models.config import ModelConfig, RopeScaling
 
 
-def rotary_frequencies(config: ModelConfig) -> tuple[np.ndarray, float]:
+def rotary_frequencies(config: ModelConfig, *, local: bool = False) -> tuple[np.ndarray, float]:
     """Radians a position for each of the C / 2 planes (float32), and the factor on the rotation.
+
+    Args:
+        config: bases and scaling.
+        local: those of the layers with a sliding window.
 
     Sources of the variants: linear, Chen et al., arXiv 2306.15595; llama3, the Llama 3.1 model
     card; yarn, Peng et al., arXiv 2309.00071.
     """
     planes = np.arange(0, config.head_width, 2, dtype=np.float64) / config.head_width
+    if local and config.local_rope_base is not None:
+        return (config.local_rope_base**-planes).astype(np.float32), 1.0
     frequencies = config.rope_base**-planes
     scaling = config.rope_scaling
     if scaling is None:
@@ -52,9 +58,11 @@ def _yarn(frequencies: np.ndarray, scaling: RopeScaling, config: ModelConfig) ->
     return stretch * frequencies / scaling.factor + (1 - stretch) * frequencies
 
 
-def rotation(config: ModelConfig, positions_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines of every position, float32[B, 1, T, C / 2]."""
-    frequencies, factor = rotary_frequencies(config)
+def rotation(
+    config: ModelConfig, positions_BT: jax.Array, *, local: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines of every position, float32[B, 1, T, C / 2]; see `rotary_frequencies`."""
+    frequencies, factor = rotary_frequencies(config, local=local)
     angles = positions_BT[:, None, :, None].astype(jnp.float32) * frequencies
     return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 

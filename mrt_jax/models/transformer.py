@@ -1,8 +1,8 @@
 """A decoder-only transformer, applied functionally.
 
-RMS norm before attention (grouped queries, rotary positions) and before SwiGLU, as in Llama,
-Mistral, Qwen2 and Qwen3. Layers are stacked along a leading axis and scanned, so a deep model
-compiles as fast as a shallow one.
+RMS norm before attention (grouped queries, rotary positions) and before a gated feed-forward
+layer; whatever else a family does is a switch of `ModelConfig`. Layers are stacked along a leading
+axis and scanned, so a deep model compiles as fast as a shallow one.
 """
 
 import functools
@@ -24,7 +24,11 @@ REMAT_POLICIES = {
     'full': jax.checkpoint_policies.nothing_saveable,
 }
 
+ACTIVATIONS = {'silu': nn.silu, 'gelu_tanh': lambda x: nn.gelu(x, approximate=True)}
+
 NewKV = tuple[jax.Array, jax.Array]
+# How a layer looks at tokens: rotation_XT, and what is visible of each source.
+View = tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]
 
 
 def _by_row(x_XTD: jax.Array) -> jax.Array:
@@ -33,15 +37,19 @@ def _by_row(x_XTD: jax.Array) -> jax.Array:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * scale over the last axis, in float32."""
+    """x / rms(x) * scale over the last axis, in float32; 1 + scale with `unit_offset`."""
 
     epsilon: float
     axis_name: str | None
+    unit_offset: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        initializer = nn.with_logical_partitioning(nn.initializers.ones, (self.axis_name,))
+        fresh = nn.initializers.zeros if self.unit_offset else nn.initializers.ones
+        initializer = nn.with_logical_partitioning(fresh, (self.axis_name,))
         scale = self.param('scale', initializer, (x.shape[-1],), jnp.float32)
+        if self.unit_offset:
+            scale = 1 + scale.astype(jnp.float32)
         x32 = x.astype(jnp.float32)
         rms = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
         return (x32 * rms * scale).astype(x.dtype)
@@ -106,7 +114,7 @@ class Linear(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: x + attention(norm(x)), then + SwiGLU(norm(x))."""
+    """One layer: x + attention(norm(x)), then + feed_forward(norm(x)); the sums' norms if asked."""
 
     config: ModelConfig
     lora_rank: int = 0
@@ -115,8 +123,8 @@ class Block(nn.Module):
     def __call__(
         self,
         x_XTD: jax.Array,
-        rotation_XT: tuple[jax.Array, jax.Array],
-        visible_parts: tuple[jax.Array, ...],
+        views: tuple[View, ...],
+        is_local: jax.Array | None,
         context_kv: tuple[NewKV, ...],
     ) -> tuple[jax.Array, NewKV]:
         c = self.config
@@ -127,16 +135,24 @@ class Block(nn.Module):
         # Both writes to the residual stream start smaller the more layers there are.
         depth_scale = (2 * c.num_layers) ** -0.5
         x_ND = x_XTD.reshape(-1, c.width)
+        rotation_XT, visible_parts = views[0]
+        if is_local is not None:
+            rotation_XT, visible_parts = jax.tree.map(
+                lambda everywhere, near: jnp.where(is_local, near, everywhere), *views
+            )
 
-        h_ND = RMSNorm(c.norm_eps, 'embed', name='attention_norm')(x_ND)
+        def norm(name: str, axis: str = 'embed') -> RMSNorm:
+            return RMSNorm(c.norm_eps, axis, c.unit_offset, name=name)
+
+        h_ND = norm('attention_norm')(x_ND)
         q_axes, kv_axes = ('embed', 'heads', 'head'), ('embed', 'kv_heads', 'head')
         q = linear(width, heads, q_axes, c.attention_bias, name='query')(h_ND)
         k = linear(width, kv_heads, kv_axes, c.attention_bias, name='key')(h_ND)
         v = linear(width, kv_heads, kv_axes, c.attention_bias, name='value')(h_ND)
         q_XTHC, k_XTKC, v_XTKC = (y.reshape(rows, length, -1, c.head_width) for y in (q, k, v))
         if c.qk_norm:
-            q_XTHC = RMSNorm(c.norm_eps, 'head', name='query_norm')(q_XTHC)
-            k_XTKC = RMSNorm(c.norm_eps, 'head', name='key_norm')(k_XTKC)
+            q_XTHC = norm('query_norm', 'head')(q_XTHC)
+            k_XTKC = norm('key_norm', 'head')(k_XTKC)
         q_XHTC, k_XKTC, v_XKTC = (y.swapaxes(1, 2) for y in (q_XTHC, k_XTKC, v_XTKC))
         q_XHTC, k_XKTC = rotate(q_XHTC, *rotation_XT), rotate(k_XKTC, *rotation_XT)
         pairs = (*context_kv, (k_XKTC.swapaxes(2, 3), v_XKTC))
@@ -144,17 +160,20 @@ class Block(nn.Module):
             Source(keys, values, seen)
             for (keys, values), seen in zip(pairs, visible_parts, strict=True)
         ]
-        mixed_ND = attend(q_XHTC, sources).swapaxes(1, 2).reshape(x_ND.shape[0], -1)
-        x_ND += linear(
+        mixed_XHTC = attend(q_XHTC, sources, scale=c.score_scale, cap=c.attention_cap)
+        mixed_ND = mixed_XHTC.swapaxes(1, 2).reshape(x_ND.shape[0], -1)
+        mixed_ND = linear(
             heads, width, ('heads', 'head', 'embed'), c.output_bias, depth_scale, name='output'
         )(mixed_ND)
+        x_ND += norm('attention_post_norm')(mixed_ND) if c.post_norms else mixed_ND
 
-        h_ND = RMSNorm(c.norm_eps, 'embed', name='mlp_norm')(x_ND)
+        h_ND = norm('mlp_norm')(x_ND)
         gate_NF = linear(width, ffn, ('embed', 'mlp'), c.mlp_bias, name='gate')(h_ND)
         up_NF = linear(width, ffn, ('embed', 'mlp'), c.mlp_bias, name='up')(h_ND)
-        x_ND += linear(ffn, width, ('mlp', 'embed'), c.mlp_bias, depth_scale, name='down')(
-            nn.silu(gate_NF) * up_NF
+        fed_ND = linear(ffn, width, ('mlp', 'embed'), c.mlp_bias, depth_scale, name='down')(
+            ACTIVATIONS[c.activation](gate_NF) * up_NF
         )
+        x_ND += norm('mlp_post_norm')(fed_ND) if c.post_norms else fed_ND
         return _by_row(x_ND.reshape(x_XTD.shape)), (k_XKTC, v_XKTC)
 
 
@@ -215,14 +234,22 @@ class Transformer(nn.Module):
                 'unembedding', nn.with_logical_partitioning(small, ('embed', 'vocab')),
                 (c.width, c.vocab_size), jnp.float32,
             )
-        own_XTT = visible(positions_XT, positions_XT, window=c.sliding_window)
-        if segments_XT is not None:
-            own_XTT &= segments_XT[:, :, None] == segments_XT[:, None, :]
-        seen = [
-            visible(positions_XT, context.cache.positions_BS, window=c.sliding_window,
-                    limit_X=context.limit_X)
-            for context in contexts
-        ]
+        def view(local: bool) -> View:
+            window = c.sliding_window if local else None
+            own_XTT = visible(positions_XT, positions_XT, window=window)
+            if segments_XT is not None:
+                own_XTT &= segments_XT[:, :, None] == segments_XT[:, None, :]
+            seen = [
+                visible(positions_XT, context.cache.positions_BS, window=window,
+                        limit_X=context.limit_X)
+                for context in contexts
+            ]
+            return rotation(c, positions_XT, local=local), (*seen, own_XTT)
+
+        if c.local_layers is None:
+            views, are_local = (view(local=c.sliding_window is not None),), None
+        else:
+            views, are_local = (view(local=False), view(local=True)), jnp.array(c.local_layers)
         context_kv = tuple((context.cache.k_LBKCS, context.cache.v_LBKSC) for context in contexts)
         block = Block
         if self.remat != 'none':
@@ -231,15 +258,18 @@ class Transformer(nn.Module):
             block,
             variable_axes={'params': 0},
             split_rngs={'params': True},
-            in_axes=(nn.broadcast, nn.broadcast, 0),
+            in_axes=(nn.broadcast, 0, 0),
             length=c.num_layers,
             metadata_params={nn.PARTITION_NAME: 'layers'},
         )(c, self.lora_rank, name='layers')
         # Gathering rows of a table split by width would make the compiler split x by width too.
         table_VD = nn.with_logical_constraint(embedding_VD.astype(self.dtype), ('vocab', None))
         x_XTD = _by_row(table_VD[tokens_XT])
-        x_XTD, new_kv = layers(x_XTD, rotation(c, positions_XT), (*seen, own_XTT), context_kv)
-        return RMSNorm(c.norm_eps, 'embed', name='final_norm')(x_XTD), new_kv
+        if c.embedding_scale:
+            x_XTD *= jnp.asarray(c.width**0.5, x_XTD.dtype)
+        x_XTD, new_kv = layers(x_XTD, views, are_local, context_kv)
+        final_norm = RMSNorm(c.norm_eps, 'embed', c.unit_offset, name='final_norm')
+        return final_norm(x_XTD), new_kv
 
 
 def unembedding(params: Any, config: ModelConfig) -> jax.Array:

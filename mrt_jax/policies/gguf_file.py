@@ -53,13 +53,10 @@ class GGUFFile:
     Attributes:
         file: its path.
         shapes: shape of every tensor, by its name in a folder.
-        dtype: 'float32', which tensors are dequantised to.
 
     Raises:
         InputError: not a whole GGUF file, or an architecture or setting that is not supported.
     """
-
-    dtype = 'float32'
 
     def __init__(self, file: Path) -> None:
         self.file = self.folder = file

@@ -6,25 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mrt_jax.errors import InputError
 from mrt_jax.models.config import ModelConfig, from_hf
-from mrt_jax.models.families import from_hf_tensors, to_hf_tensors
-from mrt_jax.models.transformer import Transformer, abstract_params, logical_axes
+from mrt_jax.models.tensors import find_leaf, map_tensors
+from mrt_jax.models.transformer import Transformer, logical_axes
 from mrt_jax.policies.chat import ChatTemplate, load_chat_template
 from mrt_jax.policies.gguf_file import GGUFFile
 from mrt_jax.policies.gguf_tokenizer import gguf_tokenizer
 from mrt_jax.policies.json_files import read_json
+from mrt_jax.policies.place import place_parameter
 from mrt_jax.policies.policy import Policy
-from mrt_jax.policies.tensor_files import TensorFiles
+from mrt_jax.policies.tensor_files import TensorFiles, TensorSource
 from mrt_jax.policies.tokenizers import Tokenizer, load_tokenizer
 from mrt_jax.sharding.mesh import make_mesh, validate_mesh
 from mrt_jax.sharding.rules import param_shardings
 
 CONFIG_FILE = 'config.json'
 GENERATION_FILE = 'generation_config.json'
+_EMBEDDING = 'model.embed_tokens.weight'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +40,9 @@ class _Contents:
 
     config: dict[str, Any]
     config_source: str
-    tensors: TensorFiles | GGUFFile
+    tensors: TensorSource
     tokenizer: Tokenizer | None
+    tokenizer_source: str
     chat: ChatTemplate | None
     generation: dict[str, Any]
 
@@ -57,7 +59,7 @@ def load_policy(
         source: a policy folder, a GGUF file, or either inside an installed Python package as
             'package:NAME/PATH'.
         mesh: from `make_mesh`; None takes one device.
-        dtype: type of the parameters; None keeps that of the files, float32 where they differ.
+        dtype: type of the parameters; None: as they are stored.
         need_tokenizer: False accepts a folder without tokenizer files.
 
     Returns:
@@ -77,7 +79,7 @@ def load_policy(
     _check_tokenizer(contents, config)
     return Policy(
         config=config,
-        params=_read_params(contents, config, mesh, dtype or contents.tensors.dtype),
+        params=_read_params(contents, config, mesh, dtype),
         tokenizer=contents.tokenizer,
         chat=contents.chat,
         eos_ids=_eos_ids(path, config, contents.generation, contents.config, contents.tokenizer),
@@ -115,13 +117,14 @@ def _open_folder(folder: Path, need_tokenizer: bool) -> _Contents:
     config = read_json(config_file)
     # Refused before the tensors and the tokenizer are looked at.
     from_hf(config, str(config_file))
-    present = any((folder / name).exists() for name in ('tokenizer.json', 'tokenizer.model'))
+    present = [name for name in ('tokenizer.json', 'tokenizer.model') if (folder / name).exists()]
     tokenizer = load_tokenizer(folder) if present or need_tokenizer else None
     return _Contents(
         config=config,
         config_source=str(config_file),
         tensors=TensorFiles(folder),
         tokenizer=tokenizer,
+        tokenizer_source=str(folder / present[0]) if present else '',
         chat=load_chat_template(folder, tokenizer.special_tokens if tokenizer else None),
         generation=read_json(generation_file) if generation_file.is_file() else {},
     )
@@ -132,16 +135,16 @@ def _open_gguf(path: Path) -> _Contents:
     tokenizer = gguf_tokenizer(file)
     template = file.value('tokenizer.chat_template', str, '')
     chat = ChatTemplate(template, tokenizer.special_tokens, str(path)) if template else None
-    return _Contents(file.config(), str(path), file, tokenizer, chat, {})
+    return _Contents(file.config(), str(path), file, tokenizer, str(path), chat, {})
 
 
 def _check_tokenizer(contents: _Contents, config: ModelConfig) -> None:
     tokenizer = contents.tokenizer
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise InputError(
-            f'{contents.tensors.folder}: the tokenizer has token ids up to '
-            f'{tokenizer.vocab_size - 1}, but vocab_size in {contents.config_source} is '
-            f'{config.vocab_size}: the files do not belong together'
+            f'{contents.tokenizer_source}: has token ids up to {tokenizer.vocab_size - 1}, but '
+            f'tensor {_EMBEDDING} has {config.vocab_size} rows (vocab_size in '
+            f'{contents.config_source}): the files do not belong together'
         )
 
 
@@ -166,33 +169,31 @@ def _eos_ids(
 
 
 def _read_params(
-    contents: _Contents, config: ModelConfig, mesh: jax.sharding.Mesh, dtype: str
+    contents: _Contents, config: ModelConfig, mesh: jax.sharding.Mesh, dtype: str | None
 ) -> Any:
-    """Parameters, read tensor by tensor and placed as the sharding rules say."""
-    model = Transformer(config)
-    _check_tensors(contents, _hf_shapes(abstract_params(model), config))
-    params = from_hf_tensors(contents.tensors.read, config)
-    return _place(params, param_shardings(logical_axes(model), mesh), dtype)
+    """Parameters, read tensor by tensor and placed as the sharding rules say.
 
+    Args:
+        contents: where the tensors come from; all of them are checked before one is read.
+        config: the network that they belong to.
+        mesh: from `make_mesh`.
+        dtype: type of the parameters; None: that of their tensors.
 
-def _place(arrays: dict[str, Any], shardings: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Moves arrays to their devices, each released here before the next is moved."""
-    placed = {}
-    for name in list(arrays):
-        array = arrays.pop(name)
-        placed[name] = (
-            _place(array, shardings[name], dtype)
-            if isinstance(array, dict)
-            else jax.device_put(array.astype(jnp.dtype(dtype)), shardings[name])
-        )
-    return placed
-
-
-def _hf_shapes(shapes: Any, config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor that a folder of this config must hold."""
-    # Zeros of stride 0 have a shape and take no memory.
-    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
-    return {name: tensor.shape for name, tensor in to_hf_tensors(zeros, config)}
+    Raises:
+        InputError: a tensor is missing, left over, of another shape, or cannot be read.
+    """
+    mappings = list(map_tensors(config))
+    shapes = {name: mapping.tensor_shape for mapping in mappings for name in mapping.names}
+    _check_tensors(contents, shapes)
+    shardings = param_shardings(logical_axes(Transformer(config)), mesh)
+    params: dict[str, Any] = {'layers': {}}
+    for mapping in mappings:
+        sharding = find_leaf(shardings, mapping)
+        place = params['layers'] if mapping.stacked else params
+        for key in mapping.path[:-1]:
+            place = place.setdefault(key, {})
+        place[mapping.path[-1]] = place_parameter(contents.tensors, mapping, sharding, dtype)
+    return params
 
 
 def _check_tensors(contents: _Contents, expected: dict[str, tuple[int, ...]]) -> None:
@@ -200,7 +201,9 @@ def _check_tensors(contents: _Contents, expected: dict[str, tuple[int, ...]]) ->
     files = contents.tensors
     for name, shape in expected.items():
         if name not in files.shapes:
-            raise InputError(f'{files.folder}: tensor {name} is missing: copy the policy again')
+            raise InputError(
+                f'{files.file_of(name)}: tensor {name} is missing: copy the policy again'
+            )
         if files.shapes[name] != shape:
             raise InputError(
                 f'{files.file_of(name)}: tensor {name} has shape {files.shapes[name]}, but '
@@ -214,14 +217,13 @@ def _check_tensors(contents: _Contents, expected: dict[str, tuple[int, ...]]) ->
             )
 
 
-def _is_redundant(files: TensorFiles | GGUFFile, name: str) -> bool:
+def _is_redundant(files: TensorSource, name: str) -> bool:
     """Whether a tensor only repeats what the config or another tensor says."""
     if name.endswith('.rotary_emb.inv_freq'):
         return True
     # Some writers store the output layer although it is tied to the embedding.
-    embedding = 'model.embed_tokens.weight'
     return (
         name == 'lm_head.weight'
-        and files.shapes[name] == files.shapes[embedding]
-        and np.array_equal(files.read(name), files.read(embedding))
+        and files.shapes[name] == files.shapes[_EMBEDDING]
+        and np.array_equal(files.read(name), files.read(_EMBEDDING))
     )

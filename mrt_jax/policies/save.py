@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
 from mrt_jax.errors import InputError
 from mrt_jax.models.config import to_hf
-from mrt_jax.models.families import to_hf_tensors
+from mrt_jax.models.tensors import find_leaf, map_tensors, to_hf_tensors
 from mrt_jax.policies.json_files import write_json
 from mrt_jax.policies.load import CONFIG_FILE, GENERATION_FILE
 from mrt_jax.policies.policy import Policy
@@ -24,7 +26,7 @@ MAX_SHARD_BYTES = 5 * 10**9
 def save_policy(
     folder: str | Path,
     policy: Policy,
-    dtype: str = 'float32',
+    dtype: str | None = 'float32',
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
     """Writes a policy folder; it appears whole, and an older one stays until the new is complete.
@@ -32,7 +34,7 @@ def save_policy(
     Args:
         folder: where to; a policy folder that is there is replaced.
         policy: what to write.
-        dtype: type of the numbers on disk, 'float32' or 'bfloat16'.
+        dtype: type of the numbers on disk, 'float32' or 'bfloat16'; None: that of the parameters.
         max_shard_bytes: weights larger than this are written as several files with an index.
 
     Returns:
@@ -42,18 +44,23 @@ def save_policy(
         InputError: the folder cannot be written, or is in use for something else.
         ValueError: an unknown dtype.
     """
-    if dtype not in ('float32', 'bfloat16'):
+    if dtype not in (None, 'float32', 'bfloat16'):
         raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {dtype!r}")
     with _replaced_folder(Path(folder)) as new:
         write_json(new / CONFIG_FILE, _config_content(policy, dtype))
         write_json(new / GENERATION_FILE, {**policy.generation, **_special_ids(policy)})
         _write_tokenizer(new, policy)
+        kinds = {}
+        for mapping in map_tensors(policy.config):
+            kind = jnp.dtype(dtype or find_leaf(policy.params, mapping).dtype)
+            kinds |= dict.fromkeys(mapping.names, (mapping.tensor_shape, kind))
         tensors = to_hf_tensors(policy.params, policy.config)
-        write_tensors(new, tensors, dtype, max_shard_bytes)
+        write_tensors(new, kinds, tensors, max_shard_bytes)
     return Path(folder)
 
 
-def _config_content(policy: Policy, dtype: str) -> dict[str, Any]:
+def _config_content(policy: Policy, dtype: str | None) -> dict[str, Any]:
+    dtype = dtype or str(policy.params['embedding'].dtype)
     return {**to_hf(policy.config), **_special_ids(policy), 'torch_dtype': dtype}
 
 

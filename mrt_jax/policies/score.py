@@ -63,4 +63,6 @@ def _next_token_logprobs(
     hidden_BTD, _ = model.apply({'params': params}, tokens_BT, positions_BT)
     targets_BT = jnp.roll(tokens_BT, -1, axis=1)
     unembedding_DV = unembedding(params, model.config)
-    return token_logprobs(hidden_BTD, unembedding_DV, targets_BT, chunk=_CHUNK)[0]
+    return token_logprobs(
+        hidden_BTD, unembedding_DV, targets_BT, cap=model.config.logit_cap, chunk=_CHUNK
+    )[0]

@@ -224,7 +224,7 @@ def _answer(
     def draw(decode: _Decode, hidden_RD: jax.Array) -> _Decode:
         """Draws token `step` of every row from the hidden state before it."""
         step = decode.step
-        logits_RV = next_logits(hidden_RD, unembedding_DV)
+        logits_RV = next_logits(hidden_RD, unembedding_DV, model.config.logit_cap)
         uniforms_R = jax.lax.dynamic_index_in_dim(uniforms_RA, step, 1, keepdims=False)
         drawn_R, logprobs_R = sample_tokens(logits_RV, uniforms_R, sampling)
         tokens_R, sampled_R = choose_tokens(decode.rows, drawn_R, terminals)

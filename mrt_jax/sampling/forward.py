@@ -5,6 +5,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
+from mrt_jax.kernels.logprobs import soft_cap
 from mrt_jax.models.cache import Context
 from mrt_jax.models.transformer import NewKV, Transformer
 
@@ -21,7 +22,10 @@ def read_tokens(
     return cast('tuple[jax.Array, NewKV]', result)
 
 
-def next_logits(hidden_XD: jax.Array, unembedding_DV: jax.Array) -> jax.Array:
-    """Logits of the next token: float32[X, V], whatever type the products are computed in."""
+def next_logits(
+    hidden_XD: jax.Array, unembedding_DV: jax.Array, cap: float | None
+) -> jax.Array:
+    """Logits of the next token, capped: float32[X, V], whatever type the products are of."""
     unembedding_DV = unembedding_DV.astype(hidden_XD.dtype)
-    return jnp.dot(hidden_XD, unembedding_DV, preferred_element_type=jnp.float32)
+    logits_XV = jnp.dot(hidden_XD, unembedding_DV, preferred_element_type=jnp.float32)
+    return soft_cap(logits_XV, cap)

@@ -192,7 +192,7 @@ def _sample_rollouts(
 
     def decode_token(decode: _Decode) -> _Decode:
         step = decode.step
-        logits_BV = next_logits(decode.hidden_BD, unembedding_DV)
+        logits_BV = next_logits(decode.hidden_BD, unembedding_DV, model.config.logit_cap)
         uniforms_B = jax.lax.dynamic_index_in_dim(uniforms_BT, step, 1, keepdims=False)
         drawn_B, logprobs_B = sample_tokens(logits_BV, uniforms_B, sampling)
         tokens_B, sampled_B = choose_tokens(decode.rows, drawn_B, terminals)

@@ -42,7 +42,8 @@ def next_token_logprobs(
     """
     hidden_BTD, _ = model.apply({'params': params}, tokens_BT, positions_BT, segments_BT)
     logprobs_BX, entropies_BX = token_logprobs(
-        hidden_BTD[:, :-1], unembedding(params, model.config), tokens_BT[:, 1:]
+        hidden_BTD[:, :-1], unembedding(params, model.config), tokens_BT[:, 1:],
+        cap=model.config.logit_cap,
     )
     predicted_BX = positions_BT[:, 1:] > 0
     return tuple(

@@ -1,5 +1,7 @@
 """Attention over several sources against one softmax over all keys in NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +14,11 @@ PARENTS, FORK, HEADS, KV_HEADS, LENGTH, WIDTH = 2, 3, 4, 2, 3, 8
 SLOTS = (7, 5, 3)
 
 
-def softmax_over_all(q_XHTC, k_XHSC, v_XHSC, seen_XTS):
+def softmax_over_all(q_XHTC, k_XHSC, v_XHSC, seen_XTS, scale=WIDTH**-0.5, cap=np.inf):
     """One softmax over keys that every row and head has of its own, in float64."""
-    scores = np.einsum('xhtc,xhsc->xhts', q_XHTC, k_XHSC, dtype=np.float64) / WIDTH**0.5
+    scores = np.einsum('xhtc,xhsc->xhts', q_XHTC, k_XHSC, dtype=np.float64) * scale
+    if np.isfinite(cap):
+        scores = cap * np.tanh(scores / cap)
     scores = np.where(seen_XTS[:, None], scores, -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return np.einsum('xhts,xhsc->xhtc', weights / weights.sum(-1, keepdims=True), v_XHSC)
@@ -48,6 +52,15 @@ def test_sources_merge_into_one_softmax(seed, scale):
     np.testing.assert_allclose(
         merged, softmax_over_all(q_XHTC, keys, values, seen), atol=1e-5, rtol=1e-5
     )
+
+
+def test_scores_are_scaled_and_capped():
+    rng = np.random.default_rng(1)
+    q_XHTC = rng.normal(size=(PARENTS * FORK, HEADS, LENGTH, WIDTH)).astype(np.float32)
+    sources, keys, values, seen = random_sources(rng, 3.0)
+    merged = jax.jit(functools.partial(attend, scale=0.6, cap=2.0))(q_XHTC, sources)
+    expected = softmax_over_all(q_XHTC, keys, values, seen, scale=0.6, cap=2.0)
+    np.testing.assert_allclose(merged, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_of_the_merge_are_those_of_one_source():

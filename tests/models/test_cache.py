@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from mrt_jax.models.cache import Context, empty_cache, write
-from tests.tiny import tiny_model
+from tests.tiny import GEMMA, tiny_model
 
 VARIANTS = {
     'global': {},
     'window': dict(family='qwen3', qk_norm=True, sliding_window=5),
+    'gemma': GEMMA,
 }
 
 

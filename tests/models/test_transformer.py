@@ -13,7 +13,7 @@ from mrt_jax.models.transformer import (
     logical_axes,
     unembedding,
 )
-from tests.tiny import tiny_config, tiny_model
+from tests.tiny import GEMMA, tiny_config, tiny_model
 
 TOKENS_BT = np.random.default_rng(0).integers(0, 64, (2, 12), dtype=np.int32)
 POSITIONS_BT = np.broadcast_to(np.arange(12, dtype=np.int32), (2, 12))
@@ -38,9 +38,11 @@ def test_padding_changes_nothing():
         assert np.isfinite(padded).all()
 
 
-@pytest.mark.parametrize('window', [None, 3])
-def test_packed_segments_equal_rows_of_their_own(window):
-    model, params = tiny_model(sliding_window=window)
+@pytest.mark.parametrize(
+    'changes', [{}, dict(sliding_window=3), GEMMA], ids=['global', 'window', 'gemma']
+)
+def test_packed_segments_equal_rows_of_their_own(changes):
+    model, params = tiny_model(**changes)
     whole, _ = read(model, params, TOKENS_BT, POSITIONS_BT)
     packed, _ = read(
         model,

@@ -3,7 +3,7 @@
 import gguf
 import numpy as np
 
-from mrt_jax.models.families import to_hf_tensors
+from mrt_jax.models.tensors import to_hf_tensors
 from tests.tiny import tiny_model
 
 # Names as llama.cpp has them.

@@ -9,6 +9,7 @@ from mrt_jax.kernels.matcher import build_matcher
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.transformer import Transformer, init_params, unembedding
 from mrt_jax.sampling.phases import Terminals
+from tests.tiny import GEMMA, tiny_model
 
 # Id 0 pads, id 1 ends a row; the thought's end marker takes two tokens or ends inside one.
 PIECES = [b'', b'', b'a', b'b', b'c', b'</t', b'>', b'c</t>', b'd', b'e', b'stop', b'f', b'g']
@@ -16,33 +17,17 @@ EOS = 1
 
 
 class TinyPolicy:
-    """Two layers with grouped heads over `PIECES`, with sharpened random parameters."""
+    """A network over `PIECES` with sharpened random parameters."""
 
-    def __init__(self) -> None:
-        self.model = Transformer(
-            ModelConfig(
-                family='llama',
-                vocab_size=len(PIECES),
-                width=16,
-                num_layers=2,
-                num_heads=4,
-                num_kv_heads=2,
-                head_width=8,
-                ffn_width=32,
-                max_positions=256,
-                tie_embeddings=False,
-            )
-        )
-        params = init_params(self.model, jax.random.key(0))
-        # Fresh parameters predict almost uniformly; a larger output layer makes tokens matter.
-        params['embedding'] *= 20
-        params['unembedding'] *= 3
-        self.params = params
+    def __init__(self, model, params) -> None:
+        self.model, self.params = model, params
         self._logprobs = jax.jit(self._forward)
 
     def _forward(self, params, tokens_BT, positions_BT):
         hidden_BTD, _ = self.model.apply({'params': params}, tokens_BT, positions_BT)
         logits_BTV = jnp.einsum('btd,dv->btv', hidden_BTD, unembedding(params, self.model.config))
+        if cap := self.model.config.logit_cap:
+            logits_BTV = cap * jnp.tanh(logits_BTV / cap)
         return jax.nn.log_softmax(logits_BTV.astype(jnp.float32), axis=-1)
 
     def next_token_logprobs(self, sequences, width: int) -> np.ndarray:
@@ -57,7 +42,33 @@ class TinyPolicy:
 
 @pytest.fixture(scope='session')
 def tiny() -> TinyPolicy:
-    return TinyPolicy()
+    """Two layers with grouped heads."""
+    model = Transformer(
+        ModelConfig(
+            family='llama',
+            vocab_size=len(PIECES),
+            width=16,
+            num_layers=2,
+            num_heads=4,
+            num_kv_heads=2,
+            head_width=8,
+            ffn_width=32,
+            max_positions=256,
+            tie_embeddings=False,
+        )
+    )
+    params = init_params(model, jax.random.key(0))
+    # Fresh parameters predict almost uniformly; a larger output layer makes tokens matter.
+    params['embedding'] *= 20
+    params['unembedding'] *= 3
+    return TinyPolicy(model, params)
+
+
+@pytest.fixture(scope='session')
+def tiny_gemma() -> TinyPolicy:
+    """Windows shorter than the prompts, and caps that bend most scores and logits."""
+    model, params = tiny_model(vocab_size=len(PIECES), **GEMMA)
+    return TinyPolicy(model, params | {'embedding': 4 * params['embedding']})
 
 
 @pytest.fixture(scope='session')

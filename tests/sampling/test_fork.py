@@ -221,3 +221,38 @@ def test_one_termination_text_for_all():
     np.testing.assert_array_equal(termination.lengths_BE, np.full((2, 3), 2))
     with pytest.raises(ValueError, match='at least one token'):
         same_termination((), jnp.ones((2, 3), bool))
+
+
+def test_windows_by_layer_and_caps_hold_in_rollouts_and_branches(tiny_gemma, terminals):
+    """Greedy, against one plain forward pass over each whole sequence."""
+    rows, greedy = 4, SamplingConfig(temperature=0)
+    prompts = np.random.default_rng(6).integers(2, 13, (rows, 7)).tolist()
+    rollout = sample_rollouts(
+        tiny_gemma.model, tiny_gemma.params, encode_prompts(prompts, SLOTS),
+        split_by_row(jax.random.key(0), rows), terminals,
+        budget=Budget(max_thinking_tokens=0, max_answer_tokens=12), sampling=greedy,
+    )  # fmt: skip
+    lengths_B = np.asarray(rollout.lengths_B)
+    boundaries_BE = np.stack([lengths_B // 2, lengths_B], axis=1)
+    mask_BE = jnp.ones((rows, 2), bool)
+    branches = prove_branches(
+        tiny_gemma.model, tiny_gemma.params, rollout.cache, rollout.prompt_lengths_B,
+        jnp.asarray(boundaries_BE), mask_BE, same_termination((5, 6), mask_BE),
+        split_by_row(jax.random.key(1), rows), terminals,
+        branches=1, max_answer_tokens=ANSWER, sampling=greedy, tile_rows=2,
+    )  # fmt: skip
+    tokens_BT, said = np.asarray(rollout.tokens_BT), []
+    for row in range(rows):
+        response = tokens_BT[row, : lengths_B[row]].tolist()
+        said.append((prompts[row], response, rollout.logprobs_BT[row, : lengths_B[row]]))
+        for e in range(2):
+            slots = slice(2, int(branches.lengths_BEM[row, e, 0]))
+            prefix = [*prompts[row], *response[: boundaries_BE[row, e]], 5, 6]
+            answer = np.asarray(branches.tokens_BEMA[row, e, 0, slots]).tolist()
+            said.append((prefix, answer, branches.logprobs_BEMA[row, e, 0, slots]))
+    logprobs_XTV = tiny_gemma.next_token_logprobs([[*p, *a] for p, a, _ in said], PLACES)
+    for index, (prefix, answer, logprobs) in enumerate(said):
+        expected_AV = logprobs_XTV[index, len(prefix) - 1 :][: len(answer)]
+        np.testing.assert_array_equal(answer, expected_AV.argmax(-1))
+        np.testing.assert_allclose(logprobs, expected_AV.max(-1), atol=1e-4)
+    assert sum(len(answer) for _, answer, _ in said) > 20

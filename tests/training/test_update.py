@@ -24,8 +24,13 @@ from mrt_jax.training.objective import (
 )
 from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
 from mrt_jax.training.state import TrainState, abstract_state, new_state, state_shardings
-from mrt_jax.training.update import join_response, make_scorer, make_update
-from tests.tiny import tiny_model
+from mrt_jax.training.update import (
+    join_response,
+    make_scorer,
+    make_update,
+    next_token_logprobs,
+)
+from tests.tiny import GEMMA, tiny_model
 from tests.training.reference_objective import policy_objective
 
 ROWS, TOKENS = 8, 12
@@ -352,3 +357,21 @@ def test_join_response_lays_prompts_and_responses_end_to_end():
     assert tokens.tolist() == [[0, 5, 6, 7, 8, 0, 0], [0] * 7]
     assert positions.tolist() == [[-1, 0, 1, 2, 3, -1, -1], [-1] * 7]
     assert positions.dtype == jnp.int32
+
+
+def test_capped_logits_are_those_that_training_sees():
+    model, params = tiny_model(**GEMMA)
+    tokens_BT = np.random.default_rng(0).integers(0, 64, (2, 12), dtype=np.int32)
+    positions_BT = np.broadcast_to(np.arange(12, dtype=np.int32), (2, 12))
+    got_BT, entropies_BT = jax.jit(next_token_logprobs, static_argnums=0)(
+        model, params, tokens_BT, positions_BT
+    )
+    hidden_BTD, _ = jax.jit(model.apply)({'params': params}, tokens_BT, positions_BT)
+    logits_BTV = np.asarray(hidden_BTD @ params['embedding'].T, np.float64)
+    assert np.abs(logits_BTV).max() > 1.5
+    logits_BTV = 1.5 * np.tanh(logits_BTV / 1.5)
+    probs_BTV = np.exp(logits_BTV) / np.exp(logits_BTV).sum(-1, keepdims=True)
+    expected_BX = np.take_along_axis(np.log(probs_BTV[:, :-1]), tokens_BT[:, 1:, None], -1)[..., 0]
+    np.testing.assert_allclose(got_BT[:, 1:], expected_BX, atol=1e-5)
+    expected_BT = -(probs_BTV * np.log(probs_BTV)).sum(-1)
+    np.testing.assert_allclose(entropies_BT[:, 1:], expected_BT[:, :-1], atol=1e-5)
