@@ -10,8 +10,10 @@ import numpy as np
 
 from mrt_jax.errors import InputError
 from mrt_jax.models.config import ModelConfig, from_hf
+from mrt_jax.models.lora import join, merge
 from mrt_jax.models.tensors import find_leaf, map_tensors
 from mrt_jax.models.transformer import Transformer, logical_axes
+from mrt_jax.policies.adapters import adapted_policy, is_adapter_folder, read_adapters
 from mrt_jax.policies.chat import ChatTemplate, load_chat_template
 from mrt_jax.policies.gguf_file import GGUFFile
 from mrt_jax.policies.gguf_tokenizer import gguf_tokenizer
@@ -56,7 +58,8 @@ def load_policy(
     """Reads a policy and places its parameters on the devices of a mesh.
 
     Args:
-        source: a policy folder, a GGUF file, or either inside an installed Python package as
+        source: a policy folder, a folder of adapters (which are folded into the policy that they
+            adapt), a GGUF file, or any of them inside an installed Python package as
             'package:NAME/PATH'.
         mesh: from `make_mesh`; None takes one device.
         dtype: type of the parameters; None: as they are stored.
@@ -72,6 +75,8 @@ def load_policy(
     """
     mesh = make_mesh() if mesh is None else mesh
     path = locate_policy(source)
+    if is_adapter_folder(path):
+        return _load_adapted(path, mesh, dtype, need_tokenizer)
     is_gguf = path.is_file() and path.suffix == '.gguf'
     contents = _open_gguf(path) if is_gguf else _open_folder(path, need_tokenizer)
     config = from_hf(contents.config, contents.config_source)
@@ -85,6 +90,18 @@ def load_policy(
         eos_ids=_eos_ids(path, config, contents.generation, contents.config, contents.tokenizer),
         generation=contents.generation,
     )
+
+
+def _load_adapted(
+    folder: Path, mesh: jax.sharding.Mesh, dtype: str | None, need_tokenizer: bool
+) -> Policy:
+    policy = load_policy(adapted_policy(folder), mesh, dtype, need_tokenizer)
+    adapters = read_adapters(folder, policy.config)
+    merged = merge(join(adapters, policy.params))
+    params = jax.tree.map(
+        lambda x, old: jax.device_put(x.astype(old.dtype), old.sharding), merged, policy.params
+    )
+    return dataclasses.replace(policy, params=params)
 
 
 def locate_policy(source: str | Path) -> Path:

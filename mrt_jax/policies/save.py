@@ -1,21 +1,16 @@
 """Writing a policy folder that transformers loads too."""
 
-import contextlib
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
-from mrt_jax.errors import InputError
 from mrt_jax.models.config import to_hf
 from mrt_jax.models.tensors import find_leaf, map_tensors, to_hf_tensors
 from mrt_jax.policies.json_files import write_json
 from mrt_jax.policies.load import CONFIG_FILE, GENERATION_FILE
 from mrt_jax.policies.policy import Policy
+from mrt_jax.policies.replaced_folder import replaced_folder
 from mrt_jax.policies.sentencepiece_tokenizer import SentencePieceTokenizer
 from mrt_jax.policies.tensor_files import write_tensors
 from mrt_jax.policies.tokenizers import SETTINGS_FILE
@@ -46,7 +41,7 @@ def save_policy(
     """
     if dtype not in (None, 'float32', 'bfloat16'):
         raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {dtype!r}")
-    with _replaced_folder(Path(folder)) as new:
+    with replaced_folder(Path(folder), CONFIG_FILE) as new:
         write_json(new / CONFIG_FILE, _config_content(policy, dtype))
         write_json(new / GENERATION_FILE, {**policy.generation, **_special_ids(policy)})
         _write_tokenizer(new, policy)
@@ -89,46 +84,3 @@ def _write_tokenizer(folder: Path, policy: Policy) -> None:
         settings['chat_template'] = policy.chat.template
     if settings:
         write_json(folder / SETTINGS_FILE, settings)
-
-
-@contextlib.contextmanager
-def _replaced_folder(folder: Path) -> Iterator[Path]:
-    """Gives a new folder beside `folder` to fill, and puts it in its place when filled."""
-    folder = folder.absolute()
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f'{folder}: is a file, so no policy folder can be written there')
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file():
-        raise InputError(
-            f'{folder}: holds something other than a policy, which would be lost: give another '
-            'folder or empty this one'
-        )
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        workplace = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
-    except OSError as error:
-        raise InputError(f'{folder}: cannot be written: {error.strerror}') from error
-    try:
-        new, old = workplace / 'new', workplace / 'old'
-        new.mkdir()
-        yield new
-        for file in new.iterdir():
-            _flush(file)
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            old.rename(folder)
-            raise
-        _flush(folder.parent)
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file or a folder's list of names is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -28,6 +28,7 @@ from mrt_jax.methods.experience import (
 )
 from mrt_jax.models.lora import join, merge
 from mrt_jax.models.transformer import Transformer
+from mrt_jax.policies.adapters import save_adapters
 from mrt_jax.policies.load import load_policy
 from mrt_jax.policies.policy import Policy
 from mrt_jax.policies.save import save_policy
@@ -237,6 +238,11 @@ def train_policy(config: Any, workdir: Path) -> bool:
     if state is None:
         return False
     save_policy(workdir / 'policy', finished_policy(setup, state), config.save_dtype)
+    if config.lora_rank:
+        save_adapters(
+            workdir / 'adapter', state.params, setup.policy.config, config.policy,
+            config.save_dtype,
+        )
     return True
 
 

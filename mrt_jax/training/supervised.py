@@ -14,6 +14,7 @@ from mrt_jax.methods.sft import Demonstration, pack
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.lora import join, merge
 from mrt_jax.models.transformer import Transformer, init_params, logical_axes
+from mrt_jax.policies.adapters import save_adapters
 from mrt_jax.policies.chat import ChatTemplate
 from mrt_jax.policies.load import load_policy
 from mrt_jax.policies.policy import Policy
@@ -181,4 +182,9 @@ def train_supervised(config: Any, workdir: Path) -> bool:
     if state is None:
         return False
     save_policy(workdir / 'policy', finished_policy(setup, state), config.save_dtype)
+    if config.lora_rank:
+        save_adapters(
+            workdir / 'adapter', state.params, setup.policy.config, config.policy,
+            config.save_dtype,
+        )
     return True

