@@ -91,11 +91,11 @@ def get_task(name: str) -> Task:
     Raises:
         InputError: no such task; the message lists those there are.
     """
-    from mrt_jax.tasks import countdown, reasoning_gym  # each imports this module
+    from mrt_jax.tasks import countdown, mathematics, reasoning_gym  # each imports this module
 
     if name.startswith(reasoning_gym.PREFIX):
         return reasoning_gym.make_task(name)
-    registry: dict[str, Callable[[], Task]] = {**countdown.TASKS}
+    registry: dict[str, Callable[[], Task]] = {**countdown.TASKS, **mathematics.TASKS}
     if name not in registry:
         known = [*sorted(registry), f'{reasoning_gym.PREFIX}GENERATOR']
         raise InputError(f'task {name!r} is unknown; known: {", ".join(known)}')

@@ -55,4 +55,7 @@ def test_command_line(tmp_path):
     assert json.loads(output.read_text())['correct'] is True
     failed = subprocess.run([*command, '--task=chess'], capture_output=True, text=True)
     assert failed.returncode == 2
-    assert failed.stderr == "task 'chess' is unknown; known: countdown, countdown:full\n"
+    assert failed.stderr == (
+        "task 'chess' is unknown; known: countdown, countdown:full, math, "
+        "reasoning_gym:GENERATOR\n"
+    )

@@ -80,4 +80,4 @@ def test_command_line(bare_folder, tmp_path, sequences, expected):
     np.testing.assert_allclose(logprobs, expected[0], atol=1e-4)
     failed = subprocess.run([*command, '--policy=nowhere'], capture_output=True, text=True)
     assert failed.returncode == 2
-    assert failed.stderr == 'nowhere: there is no such policy folder\n'
+    assert failed.stderr == 'nowhere: there is no such policy folder, and no such .gguf file\n'

@@ -1,0 +1,114 @@
+"""Boxed answers: cut out, compared, and never a way to stall the run."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mrt_jax.errors import InputError
+from mrt_jax.tasks import math_judge
+from mrt_jax.tasks.boxed import extract_boxed
+from mrt_jax.tasks.math_judge import MathJudge
+from mrt_jax.tasks.task import get_task
+from tests.tasks.hostile import hostile_answers
+from tests.tasks.math_cases import CASES
+
+
+@pytest.fixture(scope='module')
+def judge():
+    judge = MathJudge(1)
+    yield judge
+    judge.close()
+
+
+def test_there_are_enough_cases():
+    assert len(set(CASES)) == len(CASES) >= 150
+
+
+@pytest.mark.parametrize(('answer', 'reference', 'same'), CASES)
+def test_answers_that_are_the_same(judge, answer, reference, same):
+    assert (judge.judge(answer, reference) == 'equal') == same
+
+
+def test_every_reference_equals_itself(judge):
+    for reference in {reference for _, reference, _ in CASES}:
+        assert judge.judge(reference, reference) == 'equal', reference
+
+
+def test_hostile_answers_are_wrong_and_bounded(judge):
+    for answer in hostile_answers(40):
+        started = time.monotonic()
+        assert judge.judge(answer, '7x') != 'equal', answer
+        assert time.monotonic() - started < 2 * math_judge._OUTSIDE_SECONDS
+
+
+def test_a_worker_that_hangs_or_dies_is_replaced(monkeypatch):
+    judge = MathJudge(1)
+    assert judge.judge('x+1', '1+x') == 'equal'
+    worker = judge._workers[0]._process
+    worker.send_signal(19)  # SIGSTOP: as if it computed for ever.
+    monkeypatch.setattr(math_judge, '_OUTSIDE_SECONDS', 0.3)
+    assert judge.judge('x+2', '2+x') == 'timeout'
+    assert worker.poll() is not None
+    monkeypatch.undo()
+    assert judge.judge('x+3', '3+x') == 'equal'
+    judge._workers[0]._process.kill()
+    judge._workers[0]._process.wait()
+    assert judge.judge('x+4', '4+x') == 'equal'
+    process = judge._workers[0]._process
+    judge.close()
+    assert process.poll() is not None
+
+
+def test_results_are_remembered(judge, monkeypatch):
+    assert judge.judge('x+y', 'y+x') == 'equal'
+    monkeypatch.setattr(judge, '_idle', None)  # Nobody can be asked.
+    assert judge.judge('x+y', 'y+x') == 'equal'
+
+
+@pytest.mark.parametrize(
+    ('response', 'boxed'),
+    [
+        ('a</think> so \\boxed{5}', '5'),
+        ('\\boxed{4}</think> so \\boxed{5}', '5'),
+        ('\\boxed{4}</think> so', None),
+        ('so \\boxed{5}', None),
+        ('</think>\\boxed{1} and \\boxed{\\frac{1}{2}}.', '\\frac{1}{2}'),
+        ('</think>\\boxed{\\boxed{3}}', '3'),
+        ('</think>\\boxed {3}', '3'),
+        ('</think>\\boxed{\\{1,2\\}}', '\\{1,2\\}'),
+        ('</think>\\boxed{3', None),
+        ('</think>\\boxed 3 {4}', None),
+        ('</think>\\boxed{3} \\boxed{', None),
+        ('</think>a</think>\\boxed{6}', '6'),
+    ],
+)
+def test_the_last_box_behind_the_thought_counts(response, boxed):
+    assert extract_boxed(response, '</think>') == boxed
+
+
+def test_the_task_judges_whole_responses():
+    check = get_task('math').check
+    right = check('hm</think> \\boxed{\\frac{1}{2}}', '0.5')
+    assert (right.correct, right.extracted, right.reason) == (True, '\\frac{1}{2}', 'equal')
+    assert check('hm</think> \\boxed{7}', 7).correct
+    assert check('hm</think> 7', '7').reason == 'no_answer'
+    assert check('hm</think> \\boxed{8}', '7').reason == 'different'
+    with pytest.raises(InputError, match='a text or a number'):
+        check('', ['7'])
+    with pytest.raises(InputError, match='no problems of its own'):
+        get_task('math').problems('test')
+
+
+def test_no_process_outlives_its_owner():
+    code = (
+        'from mrt_jax.tasks.math_judge import shared_judge\n'
+        "judge = shared_judge()\n"
+        "assert judge.judge('x+1', '1+x') == 'equal'\n"
+        'print([w._process.pid for w in judge._workers if w._process][0])\n'
+    )
+    ended = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(ended.stdout), 0)
