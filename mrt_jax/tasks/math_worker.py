@@ -19,7 +19,10 @@ _DECIMALS = 15  # to which numbers are compared: 0.333333 is not 1/3.
 def compare(answer: str, reference: str, seconds: int) -> str:
     """'equal', 'different', or 'error' where an answer cannot be read."""
     parsed = [
-        parse(f'${text}$', _HOW, parsing_timeout=seconds, fallback_mode='no_fallback')
+        parse(
+            f'${text}$', _HOW, parsing_timeout=seconds, fallback_mode='no_fallback',
+            raise_on_error=True,
+        )
         for text in (answer, reference)
     ]
     if not all(parsed):
@@ -27,7 +30,8 @@ def compare(answer: str, reference: str, seconds: int) -> str:
     # It is not symmetric: a full match holds both ways.
     both = (parsed, parsed[::-1])
     same = all(
-        verify(a, b, float_rounding=_DECIMALS, timeout_seconds=seconds) for a, b in both
+        verify(a, b, float_rounding=_DECIMALS, timeout_seconds=seconds, raise_on_error=True)
+        for a, b in both
     )
     return 'equal' if same else 'different'
 

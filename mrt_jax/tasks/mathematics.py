@@ -5,14 +5,19 @@ episodes (MRT section 2.1), and the meta-prover ends it with the text of the pub
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mrt_jax.data.boxes import last_box
+from mrt_jax.data.sequences import MappedSequence
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.episodes import ParagraphMarkers
-from mrt_jax.tasks.boxed import extract_boxed
 from mrt_jax.tasks.math_judge import shared_judge
 from mrt_jax.tasks.task import Problem, Task, Verdict
 
+if TYPE_CHECKING:
+    from mrt_jax.data.problem_files import MathProblem
+
+INSTRUCTION = 'Please reason step by step, and put your final answer within \\boxed{}.'
 THINK_END = '</think>'
 # MRT's repository, pass_at_k_given_prefix.py; it follows a prefix that ends with a paragraph.
 TERMINATION = (
@@ -20,7 +25,14 @@ TERMINATION = (
     'thinking and formulate a final answer based on what I already have.\n</think>\n\n'
     '**Step-by-Step Explanation and Answer:**\n\n1. **'
 )
+_SEARCHED = 20_000  # characters at a response's end in which a box is looked for
 CONCLUSION = f'\n{THINK_END}'
+
+
+def extract_boxed(response: str) -> str | None:
+    """Content of the last box behind the thought's end; None without one."""
+    _, ended, answer = response.rpartition(THINK_END)
+    return last_box(answer[-_SEARCHED:]) if ended else None
 
 
 def check(response: str, answer: Any) -> Verdict:
@@ -35,21 +47,32 @@ def check(response: str, answer: Any) -> Verdict:
     """
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         raise InputError(f'an answer of mathematics is a text or a number, got {answer!r}')
-    extracted = extract_boxed(response, THINK_END)
+    extracted = extract_boxed(response)
     if extracted is None:
         return Verdict(False, None, 'no_answer')
     outcome = shared_judge().judge(extracted, str(answer))
     return Verdict(outcome == 'equal', extracted, outcome)
 
 
-def make_task() -> Task:
-    """The task of any mathematical problem, to judge responses and traces with."""
+def make_task(name: str) -> Task:
+    """The task 'math', to judge responses with, or 'math:DATASET' with problems of its own.
+
+    DATASET is a name in `data.math_dataset.READY` or the path of a file of problems.
+    """
+    source = name.removeprefix('math').removeprefix(':')
 
     def problems(split: str) -> Sequence[Problem]:
-        raise InputError(f"task 'math' has no problems of its own to take {split} problems from")
+        if not source:
+            raise InputError(
+                f"task 'math' has no {split} problems: name a dataset, such as math:aime2024"
+            )
+        # tensorflow-datasets is slow to import and not needed to check an answer.
+        from mrt_jax.data.math_dataset import load_math_problems
+
+        return MappedSequence(load_math_problems(source, split), _pose)
 
     return Task(
-        name='math',
+        name=name,
         rule=ParagraphMarkers(),
         think_end=THINK_END,
         termination=TERMINATION,
@@ -60,4 +83,6 @@ def make_task() -> Task:
     )
 
 
-TASKS = {'math': make_task}
+def _pose(problem: 'MathProblem') -> Problem:
+    content = f'{problem.problem}\n\n{INSTRUCTION}'
+    return Problem(problem.id, ({'role': 'user', 'content': content},), problem.answer)

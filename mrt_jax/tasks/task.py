@@ -86,7 +86,7 @@ class Task:
 
 
 def get_task(name: str) -> Task:
-    """The task of a name such as 'countdown', 'countdown:full' or 'reasoning_gym:chain_sum'.
+    """The task of a name such as 'countdown', 'math:aime2024' or 'reasoning_gym:chain_sum'.
 
     Raises:
         InputError: no such task; the message lists those there are.
@@ -95,8 +95,9 @@ def get_task(name: str) -> Task:
 
     if name.startswith(reasoning_gym.PREFIX):
         return reasoning_gym.make_task(name)
-    registry: dict[str, Callable[[], Task]] = {**countdown.TASKS, **mathematics.TASKS}
-    if name not in registry:
-        known = [*sorted(registry), f'{reasoning_gym.PREFIX}GENERATOR']
+    if name == 'math' or name.startswith('math:'):
+        return mathematics.make_task(name)
+    if name not in countdown.TASKS:
+        known = [*sorted(countdown.TASKS), 'math', 'math:DATASET', 'reasoning_gym:GENERATOR']
         raise InputError(f'task {name!r} is unknown; known: {", ".join(known)}')
-    return registry[name]()
+    return countdown.TASKS[name]()

@@ -323,6 +323,7 @@ def describe(setup: Setup, experience: Experience, proof: Proof | None) -> dict[
         'forced': np.asarray(rollout.forced_B).mean(),
         'truncated': 1 - np.asarray(rollout.ended_B).mean(),
         'no_answer': np.mean([verdict.reason == 'no_answer' for verdict in experience.verdicts]),
+        'checker_timeouts': np.mean([v.reason == 'timeout' for v in experience.verdicts]),
         'sampled_tokens': int(np.asarray(rollout.sampled_BT).sum()),
     }
     if proof is not None:

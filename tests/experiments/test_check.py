@@ -56,6 +56,6 @@ def test_command_line(tmp_path):
     failed = subprocess.run([*command, '--task=chess'], capture_output=True, text=True)
     assert failed.returncode == 2
     assert failed.stderr == (
-        "task 'chess' is unknown; known: countdown, countdown:full, math, "
+        "task 'chess' is unknown; known: countdown, countdown:full, math, math:DATASET, "
         "reasoning_gym:GENERATOR\n"
     )

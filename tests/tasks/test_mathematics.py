@@ -9,8 +9,8 @@ import pytest
 
 from mrt_jax.errors import InputError
 from mrt_jax.tasks import math_judge
-from mrt_jax.tasks.boxed import extract_boxed
 from mrt_jax.tasks.math_judge import MathJudge
+from mrt_jax.tasks.mathematics import TERMINATION, extract_boxed
 from mrt_jax.tasks.task import get_task
 from tests.tasks.hostile import hostile_answers
 from tests.tasks.math_cases import CASES
@@ -86,7 +86,7 @@ def test_results_are_remembered(judge, monkeypatch):
     ],
 )
 def test_the_last_box_behind_the_thought_counts(response, boxed):
-    assert extract_boxed(response, '</think>') == boxed
+    assert extract_boxed(response) == boxed
 
 
 def test_the_task_judges_whole_responses():
@@ -98,8 +98,14 @@ def test_the_task_judges_whole_responses():
     assert check('hm</think> \\boxed{8}', '7').reason == 'different'
     with pytest.raises(InputError, match='a text or a number'):
         check('', ['7'])
-    with pytest.raises(InputError, match='no problems of its own'):
+    with pytest.raises(InputError, match='name a dataset, such as math:aime2024'):
         get_task('math').problems('test')
+
+
+def test_the_termination_text_is_the_published_one():
+    lines = TERMINATION.split('\n')
+    assert lines[0] == 'Time is up.' and lines[3] == '</think>' and lines[-1] == '1. **'
+    assert lines[2].endswith('formulate a final answer based on what I already have.')
 
 
 def test_no_process_outlives_its_owner():
