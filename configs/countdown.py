@@ -45,6 +45,9 @@ def _shared() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.task = 'countdown'
+    # What the meta-prover puts behind a thought that it cuts, and a complete one; '': the task's.
+    config.termination = ''
+    config.conclusion = ''
     # Devices along each axis of the mesh; one of them may be -1, the rest of the devices.
     config.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1, sequence=1))
     config.compute_dtype = 'float32'  # of activations and matrix products: float32 | bfloat16

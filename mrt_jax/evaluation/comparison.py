@@ -103,7 +103,10 @@ class Examination:
         settings = self.config.evaluation
         records = evaluate_policy(
             load_policy(folder, self.mesh),
-            get_task(self.config.task),
+            get_task(
+                self.config.task, termination=self.config.termination,
+                conclusion=self.config.conclusion,
+            ),
             self.problems,
             budget=self.budget,
             sampling=self.sampling,
@@ -128,6 +131,8 @@ class Examination:
         del settings['budgets'], settings['batch_rows']
         return {
             'task': self.config.task,
+            'termination': self.config.termination,
+            'conclusion': self.config.conclusion,
             'start': self.config.policy,
             'step': step,
             'budget': dataclasses.asdict(self.budget),

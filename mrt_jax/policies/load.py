@@ -108,8 +108,11 @@ def locate_policy(source: str | Path) -> Path:
     """Path of a policy's folder or GGUF file.
 
     Raises:
-        InputError: 'package:NAME/PATH' names a package that is not installed, or nothing in it.
+        InputError: it is empty, or 'package:NAME/PATH' names a package that is not installed, or
+            nothing in it.
     """
+    if not str(source):
+        raise InputError('no policy is given: name a policy folder')
     name, is_packaged, inside = str(source).partition('package:')
     if name or not is_packaged:
         return Path(source)

@@ -85,12 +85,29 @@ class Task:
     demonstrate: Callable[[Problem, Mapping[str, Any], np.random.Generator], Written] | None = None
 
 
-def get_task(name: str) -> Task:
+def get_task(name: str, *, termination: str = '', conclusion: str = '') -> Task:
     """The task of a name such as 'countdown', 'math:aime2024' or 'reasoning_gym:chain_sum'.
 
+    Args:
+        name: see above.
+        termination, conclusion: texts of the meta-prover that suit a policy's chat template better
+            than the task's own; '' keeps those.
+
     Raises:
-        InputError: no such task; the message lists those there are.
+        InputError: no such task, with a list of those there are; or a text leaves the thought open.
     """
+    task = _find_task(name)
+    for key, text in (('termination', termination), ('conclusion', conclusion)):
+        if text and task.think_end not in text:
+            raise InputError(
+                f'{key}={text!r} must hold {task.think_end!r}, which ends a thought of {name}'
+            )
+    return dataclasses.replace(
+        task, termination=termination or task.termination, conclusion=conclusion or task.conclusion
+    )
+
+
+def _find_task(name: str) -> Task:
     from mrt_jax.tasks import countdown, mathematics, reasoning_gym  # each imports this module
 
     if name.startswith(reasoning_gym.PREFIX):

@@ -87,7 +87,9 @@ def prepare(config: Any) -> Setup:
     Raises:
         InputError: what is wrong with the config, the policy folder or the mesh.
     """
-    task = get_task(config.task)
+    task = get_task(
+        config.task, termination=config.termination, conclusion=config.conclusion
+    )
     mesh = make_mesh(**config.mesh)
     credit = CreditConfig(
         config.credit, config.alpha, config.reward_scale, config.length_penalty,

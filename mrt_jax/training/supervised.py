@@ -49,7 +49,9 @@ def prepare(config: Any) -> Setup:
         InputError: what is wrong with the config, the policy or the mesh.
     """
     check_network(config)
-    task = get_task(config.task)
+    task = get_task(
+        config.task, termination=config.termination, conclusion=config.conclusion
+    )
     if task.demonstrate is None:
         raise InputError(f'task={config.task!r}: there are no demonstrations to warm start on')
     if bool(config.policy) == bool(config.model):

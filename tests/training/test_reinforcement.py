@@ -175,6 +175,7 @@ def test_non_finite_updates_stop_the_run(policy, tmp_path, monkeypatch):
         ({'task': 'chess'}, 'countdown'),
         ({'aggregation': 'mean'}, 'aggregation'),
         ({'lora_rank': -1}, 'lora_rank=-1'),
+        ({'termination': 'Stop.'}, "termination='Stop.' must hold '</think>'"),
         ({'param_dtype': 'float16'}, "param_dtype='float16'.*float32, bfloat16"),
         ({'remat': 'some'}, "remat='some'.*dots"),
     ],

@@ -1,0 +1,35 @@
+"""Every config file resolves, and is refused by name where something is missing."""
+
+import importlib
+
+import pytest
+
+from configs import countdown
+from mrt_jax.errors import InputError
+from mrt_jax.training.network import check_network
+from mrt_jax.training.reinforcement import prepare
+
+VARIANTS = [
+    *(('countdown', v) for v in ('demo', 'compare', 'grpo', 'mrt', 'mrt_one_branch', 'sft')),
+    *(('smollm2', v) for v in ('demo', 'mrt', 'grpo', 'sft')),
+    *(('math', v) for v in ('mrt', 'grpo')),
+]
+
+
+@pytest.mark.parametrize(('name', 'variant'), VARIANTS)
+def test_variants_have_the_keys_of_their_kind(name, variant):
+    module = importlib.import_module(f'configs.{name}')
+    config = module.get_config(variant)
+    like = {'rl': countdown.reinforcement, 'sft': countdown.warm_start}.get(config.objective)
+    if like:
+        assert config.keys() == like().keys()
+    check_network(config)
+    assert variant in module.__doc__
+    with pytest.raises(ValueError, match="no variant 'other'"):
+        module.get_config('other')
+
+
+def test_a_config_without_a_policy_says_so():
+    config = importlib.import_module('configs.math').get_config()
+    with pytest.raises(InputError, match='no policy is given'):
+        prepare(config)
