@@ -197,8 +197,7 @@ def _read_batch(
         boundaries = np.asarray(episodes.boundaries_BE[row, :count]).tolist()
         tokens = tokens_BT[row, : lengths_B[row]].tolist()
         response = reader.tokenizer.decode(tokens)
-        # Places in the response's text: a prefix may end within a character of several tokens.
-        ends = [len(reader.tokenizer.decode(tokens[:boundary])) for boundary in boundaries]
+        pieces = [tokens[a:b] for a, b in zip([0, *boundaries], [*boundaries, None], strict=True)]
         success = _exact_means(success_BE[row, :count], branches)
         answer_tokens = _exact_means(proof.answer_tokens_BE[row, :count], branches)
         forced, verdict = bool(forced_B[row]), experience.verdicts[row]
@@ -210,7 +209,8 @@ def _read_batch(
                 sample=sample,
                 prompt='\n'.join(message['content'] for message in problem.messages),
                 response=response,
-                episodes=tuple(response[a:b] for a, b in zip(ends, ends[1:], strict=False)),
+                # Before the first boundary and behind the last there is no episode.
+                episodes=tuple(reader.tokenizer.decode_parts(pieces)[1:-1]),
                 tokens=anytime_tokens(prompt_length, boundaries, terminations, answer_tokens),
                 success=success,
                 success_stderr=tuple(math.sqrt(j * (1 - j) / branches) for j in success),

@@ -5,9 +5,10 @@
 both, so that the text a user sees and the text in which markers are found are one and the same.
 """
 
+import codecs
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,24 @@ class Tokenizer(ABC):
         Bytes that are not UTF-8, such as half a character at the end of a cut response, become
         U+FFFD. Ids beyond the vocabulary, which a padded output layer can emit, have no text.
         """
+        return ''.join(self.decode_parts([ids]))
+
+    def decode_parts(self, parts: Sequence[Iterable[int]]) -> list[str]:
+        """Texts of the parts of a response, such as its episodes or single tokens.
+
+        Together they are what `decode` makes of the whole. A character whose bytes lie in several
+        parts is in the one that completes it; half a character at the very end, in the last.
+        """
         table, hidden = self.token_bytes, self.hidden_ids
-        shown = [i for i in ids if i not in hidden and 0 <= i < len(table)]
-        text = b''.join(table[i] for i in shown).decode('utf-8', errors='replace')
-        return text.removeprefix(' ') if self.spelling.drops_first_space else text
+        decoder = codecs.getincrementaldecoder('utf-8')(errors='replace')
+        texts: list[str] = []
+        begun = not self.spelling.drops_first_space
+        for number, ids in enumerate(parts, start=1):
+            shown = (i for i in ids if i not in hidden and 0 <= i < len(table))
+            text = decoder.decode(b''.join(table[i] for i in shown), final=number == len(parts))
+            texts.append(text if begun else text.removeprefix(' '))
+            begun = begun or bool(text)
+        return texts
 
     @property
     def vocab_size(self) -> int:

@@ -59,6 +59,20 @@ def test_random_ids_decode_as_their_bytes(tokenizer):
     assert tokenizer.decode([tokenizer.vocab_size + 7]) == ''
 
 
+@everywhere
+def test_parts_make_up_the_whole_and_split_no_character(tokenizer):
+    rng = np.random.default_rng(0)
+    for text in TEXTS:
+        ids = tokenizer.encode(text)
+        assert '\ufffd' not in ''.join(tokenizer.decode_parts([[i] for i in ids]))
+        cuts = sorted(rng.integers(0, len(ids) + 1, 5).tolist())
+        parts = [ids[a:b] for a, b in zip([0, *cuts], [*cuts, None], strict=True)]
+        assert ''.join(tokenizer.decode_parts(parts)) == text
+    for _ in range(20):
+        ids = rng.integers(0, tokenizer.vocab_size, 40).tolist()
+        assert ''.join(tokenizer.decode_parts([[i] for i in ids])) == tokenizer.decode(ids)
+
+
 def test_byte_level_decodes_like_its_package(byte_level):
     tokenizer = JsonTokenizer(byte_level, SPECIALS)
     added = byte_level.token_to_id('naïve token')
