@@ -69,7 +69,7 @@ def test_a_resumed_warm_start_writes_the_same_losses(config, tmp_path, monkeypat
 
 def test_tasks_without_demonstrations_are_refused(config, tmp_path, monkeypatch):
     task = dataclasses.replace(get_task('countdown'), demonstrate=None)
-    monkeypatch.setattr(supervised, 'get_task', lambda name: task)
+    monkeypatch.setattr(supervised, 'get_task', lambda name, **texts: task)
     with pytest.raises(InputError, match='no demonstrations'):
         train_supervised(config, tmp_path)
 
