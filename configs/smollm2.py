@@ -5,7 +5,7 @@ python -m experiments.train --config=configs/smollm2.py:VARIANT --workdir=runs/s
 
 | variant | what it runs |
 | --- | --- |
-| demo (default) | 20 updates of MRT from the shipped adapter, compared with where they began |
+| demo (default) | 40 updates of MRT from the shipped adapters, compared with where they began |
 | mrt, grpo | one run of reinforcement learning |
 | sft | the supervised warm start that made experiments/policies/smollm2_chain_sum |
 """
@@ -40,11 +40,11 @@ def get_config(variant: str = 'demo') -> ml_collections.ConfigDict:
 def _adapt(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """A config of countdown, for this policy and task."""
     config.update(
-        policy=WARM_START, task=TASK, num_steps=20, prompts_per_step=4, group_size=8,
-        max_prompt_tokens=96, max_thinking_tokens=128, max_answer_tokens=8, max_boundaries=4,
+        policy=WARM_START, task=TASK, num_steps=40, prompts_per_step=8, group_size=4,
+        max_prompt_tokens=80, max_thinking_tokens=112, max_answer_tokens=8, max_boundaries=4,
         branches=2, microbatch_rows=8, checkpoint_every=5, lora_rank=8,
     )
-    config.update({'optimizer': {'learning_rate': 3e-4}, 'evaluation': EVALUATION})
+    config.update({'optimizer': {'learning_rate': 5e-4}, 'evaluation': EVALUATION})
     return config
 
 

@@ -182,7 +182,8 @@ class _TaskText:
             length -= 1
         tokens_1T = np.asarray(tokens, np.int32)[None]
         end = find_marker(tokens_1T, np.asarray([length]), self._token_bytes, self.task.think_end)
-        return int(end[0]), int(end[0]) < length
+        closed = int(end[0]) < length if self.task.think_end else length < len(tokens)
+        return int(end[0]), closed
 
 
 def read_trace(

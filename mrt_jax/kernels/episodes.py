@@ -168,8 +168,10 @@ def find_marker(
         tokens_BT: int32.
         lengths_B: int32, tokens to look at; also the result of rows without the marker.
         token_bytes: of the tokenizer.
-        marker: text to find.
+        marker: text to find; '' is in no row.
     """
+    if not marker:
+        return np.asarray(lengths_B, np.int32)
     stream = _read_bytes(np.asarray(tokens_BT), np.asarray(lengths_B, np.int64), token_bytes)
     found_BN = _matches(stream.bytes_BN, marker.encode())
     first_B = stream.tokens_BN[np.arange(len(found_BN)), found_BN.argmax(axis=1)]

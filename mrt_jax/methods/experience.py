@@ -63,7 +63,7 @@ def make_reader(
     """Builds the tables that sampling and segmentation need of a task and a tokenizer."""
     matcher = lambda texts: build_matcher(texts, tokenizer.token_bytes, vocab_size)  # noqa: E731
     terminals = Terminals(
-        think_end=matcher([task.think_end]),
+        think_end=matcher([task.think_end]) if task.think_end else None,
         stop=matcher(task.stop) if task.stop else None,
         eos_ids=eos_ids,
         termination_tokens=tuple(tokenizer.encode(task.termination)),

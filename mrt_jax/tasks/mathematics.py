@@ -2,9 +2,12 @@ r"""Mathematics: a thought between <think> tags, then an answer in a box.
 
 The thought is read as R1-style models write it: paragraphs that begin with "Wait" and the like open
 episodes (MRT section 2.1), and the meta-prover ends it with the text of the published evaluation.
+`math_direct` is for policies without a thought block: the whole response is the thought, and the
+last box anywhere in it is the answer.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mrt_jax.data.boxes import last_box
@@ -25,29 +28,43 @@ TERMINATION = (
     'thinking and formulate a final answer based on what I already have.\n</think>\n\n'
     '**Step-by-Step Explanation and Answer:**\n\n1. **'
 )
-_SEARCHED = 20_000  # characters at a response's end in which a box is looked for
 CONCLUSION = f'\n{THINK_END}'
+DIRECT_TERMINATION = (
+    "Time is up.\n\nGiven the time I've spent and the approaches I've tried, I should stop and "
+    'give a final answer based on what I already have.\n\n**Final Answer:** \\boxed{'
+)
+DIRECT_CONCLUSION = '\n\n**Final Answer:** \\boxed{'
+KINDS = ('math', 'math_direct')
+_SEARCHED = 20_000  # characters at a response's end in which a box is looked for
 
 
 def extract_boxed(response: str) -> str | None:
     """Content of the last box behind the thought's end; None without one."""
     _, ended, answer = response.rpartition(THINK_END)
-    return last_box(answer[-_SEARCHED:]) if ended else None
+    return extract_direct(answer) if ended else None
 
 
-def check(response: str, answer: Any) -> Verdict:
-    """Judges a response by the last box behind its thought.
+def extract_direct(response: str) -> str | None:
+    """Content of the last box of a response without a thought block; None without one."""
+    return last_box(response[-_SEARCHED:])
+
+
+def check(
+    response: str, answer: Any, extract: Callable[[str], str | None] = extract_boxed
+) -> Verdict:
+    """Judges a response by its box.
 
     Args:
         response: whole text, thought included.
         answer: the reference, LaTeX or plain text, without a box; a number will do.
+        extract: finds the answer in the response.
 
     Raises:
         InputError: the reference is no text and no number.
     """
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         raise InputError(f'an answer of mathematics is a text or a number, got {answer!r}')
-    extracted = extract_boxed(response)
+    extracted = extract(response)
     if extracted is None:
         return Verdict(False, None, 'no_answer')
     outcome = shared_judge().judge(extracted, str(answer))
@@ -57,14 +74,16 @@ def check(response: str, answer: Any) -> Verdict:
 def make_task(name: str) -> Task:
     """The task 'math', to judge responses with, or 'math:DATASET' with problems of its own.
 
-    DATASET is a name in `data.math_dataset.READY` or the path of a file of problems.
+    DATASET is a name in `data.math_dataset.READY` or the path of a file of problems. 'math_direct'
+    is the same for policies without a thought block.
     """
-    source = name.removeprefix('math').removeprefix(':')
+    kind, _, source = name.partition(':')
+    direct = kind == 'math_direct'
 
     def problems(split: str) -> Sequence[Problem]:
         if not source:
             raise InputError(
-                f"task 'math' has no {split} problems: name a dataset, such as math:aime2024"
+                f'task {name!r} has no {split} problems: name a dataset, such as {kind}:aime2024'
             )
         # tensorflow-datasets is slow to import and not needed to check an answer.
         from mrt_jax.data.math_dataset import load_math_problems
@@ -74,12 +93,12 @@ def make_task(name: str) -> Task:
     return Task(
         name=name,
         rule=ParagraphMarkers(),
-        think_end=THINK_END,
-        termination=TERMINATION,
-        conclusion=CONCLUSION,
+        think_end='' if direct else THINK_END,
+        termination=DIRECT_TERMINATION if direct else TERMINATION,
+        conclusion=DIRECT_CONCLUSION if direct else CONCLUSION,
         stop=(),
         problems=problems,
-        check=check,
+        check=functools.partial(check, extract=extract_direct) if direct else check,
     )
 
 

@@ -61,7 +61,7 @@ class Task:
     Attributes:
         name: as in configs and flags.
         rule: what an episode is.
-        think_end: text that ends a thought.
+        think_end: text that ends a thought; '' where the whole response is one.
         termination: text that the meta-prover puts behind a thought that it cuts, the end of the
             thought included (MRT section 3: "time is up").
         conclusion: text that it puts behind a complete thought.
@@ -112,9 +112,12 @@ def _find_task(name: str) -> Task:
 
     if name.startswith(reasoning_gym.PREFIX):
         return reasoning_gym.make_task(name)
-    if name == 'math' or name.startswith('math:'):
+    if name.partition(':')[0] in mathematics.KINDS:
         return mathematics.make_task(name)
     if name not in countdown.TASKS:
-        known = [*sorted(countdown.TASKS), 'math', 'math:DATASET', 'reasoning_gym:GENERATOR']
+        known = [
+            *sorted(countdown.TASKS), 'math', 'math:DATASET', 'math_direct', 'math_direct:DATASET',
+            'reasoning_gym:GENERATOR',
+        ]
         raise InputError(f'task {name!r} is unknown; known: {", ".join(known)}')
     return countdown.TASKS[name]()

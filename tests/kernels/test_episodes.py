@@ -195,6 +195,9 @@ def test_find_marker_is_str_find(texts, cuts):
         ends = np.cumsum([len(piece) for piece in pieces])
         expected = len(pieces) if place < 0 else int(np.searchsorted(ends, place, side='right'))
         assert found == expected
+    np.testing.assert_array_equal(
+        find_marker(tokens_BT, lengths_B, TokenBytes.build(vocabulary), ''), lengths_B
+    )
 
 
 @pytest.mark.parametrize(

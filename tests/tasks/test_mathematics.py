@@ -102,6 +102,18 @@ def test_the_task_judges_whole_responses():
         get_task('math').problems('test')
 
 
+def test_without_a_thought_block_the_last_box_anywhere_counts():
+    task = get_task('math_direct')
+    assert task.think_end == '' and '</think>' not in task.termination + task.conclusion
+    assert task.check('so \\boxed{4}, no, \\boxed{7}', '7').correct
+    assert not task.check('so \\boxed{7}, no, \\boxed{4}', '7').correct
+    assert task.check('so 7', '7').reason == 'no_answer'
+    for text in (task.termination, task.conclusion):
+        assert task.check(f'so \\boxed{{4}}\n\n{text}7}}.', '7').correct
+    with pytest.raises(InputError, match='name a dataset, such as math_direct:aime2024'):
+        task.problems('test')
+
+
 def test_the_termination_text_is_the_published_one():
     lines = TERMINATION.split('\n')
     assert lines[0] == 'Time is up.' and lines[3] == '</think>' and lines[-1] == '1. **'

@@ -1,0 +1,84 @@
+"""Traces of a task without a thought block: the whole response is the thought."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from mrt_jax.methods.experience import explore, group_prompts, make_reader, prove, spent_tokens
+from mrt_jax.policies.chat import ChatTemplate
+from mrt_jax.sampling.phases import Budget
+from mrt_jax.sampling.processors import SamplingConfig
+from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, countdown_tokenizer
+from mrt_jax.tasks.task import Problem, Verdict, get_task
+from tests.tiny import tiny_model
+
+TERMINATION, CONCLUSION = 'Answer: ', '\nAnswer: '
+
+
+@pytest.fixture(scope='module')
+def traces():
+    """(reader, experience, proof) of a policy that ends some responses and not others."""
+
+    def check(response, answer):
+        _, answered, said = response.rpartition('Answer: ')
+        return Verdict(said[:1] == answer, said, 'equal') if answered else Verdict(
+            False, None, 'no_answer'
+        )
+
+    task = dataclasses.replace(
+        get_task('countdown'), think_end='', termination=TERMINATION, conclusion=CONCLUSION,
+        check=check,
+    )
+    tokenizer = countdown_tokenizer()
+    model, params = tiny_model(vocab_size=tokenizer.vocab_size)
+    chat = ChatTemplate(CHAT_TEMPLATE, tokenizer.special_tokens)
+    reader = make_reader(task, tokenizer, chat, tuple(range(20, 24)), tokenizer.vocab_size)
+    puzzle = ({'role': 'user', 'content': '3 5 7 = 22'},)
+    problems = [Problem(str(k), puzzle, '4') for k in range(8)]
+    prompts, answers = group_prompts(reader, problems, group_size=2, slots=16, rows=16)
+    keys_B = jax.random.split(jax.random.key(0), 16)
+    sampling = SamplingConfig(temperature=1.0)
+    experience = explore(
+        model, params, reader, prompts, answers, keys_B,
+        budget=Budget(max_thinking_tokens=16, max_answer_tokens=4), sampling=sampling,
+        max_boundaries=3,
+    )
+    proof = prove(
+        model, params, reader, experience, answers, keys_B, branches=4, max_answer_tokens=4,
+        sampling=sampling,
+    )
+    return reader, experience, proof
+
+
+def test_a_response_that_ends_by_itself_is_a_complete_thought(traces):
+    _, experience, _ = traces
+    rollout = experience.rollout
+    forced_B, lengths_B = np.asarray(rollout.forced_B), np.asarray(rollout.lengths_B)
+    assert 0 < forced_B.sum() < len(forced_B)
+    ends_B = np.asarray(experience.episodes.boundaries_BE)[:, -1]
+    np.testing.assert_array_equal(ends_B, np.where(forced_B, 16, lengths_B - 1))
+
+
+def test_a_response_cut_by_its_budget_is_made_to_answer(traces):
+    reader, experience, _ = traces
+    forced_B = np.asarray(experience.rollout.forced_B)
+    text = reader.terminals.termination_tokens
+    tokens_BT = np.asarray(experience.rollout.tokens_BT)
+    assert (tokens_BT[forced_B, 16 : 16 + len(text)] == text).all()
+    for verdict, forced in zip(experience.verdicts, forced_B, strict=True):
+        assert not forced or verdict.reason == 'equal'
+
+
+def test_the_meta_prover_answers_behind_every_boundary(traces):
+    reader, experience, proof = traces
+    mask_BE = np.asarray(experience.episodes.mask_BE)
+    assert ((proof.answer_tokens_BE >= 1) == mask_BE).all()
+    success_BE = np.asarray(proof.success.mean_BE)
+    assert ((success_BE[mask_BE] >= 0) & (success_BE[mask_BE] <= 1)).all()
+    spent_BE = spent_tokens(reader, experience, proof)
+    prompts_B = np.asarray(experience.rollout.prompt_lengths_B)
+    first_B = prompts_B + len(reader.terminals.termination_tokens) + proof.answer_tokens_BE[:, 0]
+    np.testing.assert_allclose(spent_BE[:, 0], first_B)
+    assert (np.diff(spent_BE, axis=1) >= 0).all()
