@@ -30,11 +30,90 @@ REASONING = """{% set ns = namespace(turns=0) %}{% for message in messages %}
 {{ ns.turns ~ ' ' ~ message | tojson }}{{ content }}
 {% endfor %}{% if tools is not none %}tools{% endif %}
 {% if add_generation_prompt %}<think>\n{% endif %}"""
+# In the manner of the families' own templates, with the constructs that each relies on.
+LLAMA = """{{- bos_token }}
+{%- if not date_string is defined %}
+    {%- if strftime_now is defined %}
+        {%- set date_string = strftime_now("%Y") %}
+    {%- else %}
+        {%- set date_string = "1970" %}
+    {%- endif %}
+{%- endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set opening = messages[0]['content']|trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set opening = "" %}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\\n\\nToday: " + date_string + "\\n" + opening }}
+{%- for message in messages %}
+    {%- if not (message.role == 'ipython' or 'tool_calls' in message) %}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+        {{- message['content'] | trim + '<|eot_id|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}"""
+QWEN = """{%- set ns = namespace(many=true, last=messages|length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if ns.many and message.role == "user" and message.content is string %}
+        {%- set ns.many = false %}{%- set ns.last = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- set content = message.content if message.content is string else '' %}
+    {%- if message.role == "assistant" and '</think>' in content and loop.index0 < ns.last %}
+        {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+    {%- endif %}
+    {{- '<|im_start|>' + message.role + '\\n' + content.rstrip('\\n') + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}"""
+GEMMA = """{{ bos_token }}{%- for message in messages -%}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception("roles must alternate") }}
+    {%- endif -%}
+    {%- set role = "model" if message['role'] == 'assistant' else message['role'] -%}
+    {{ '<start_of_turn>' + role + '\\n' }}
+    {%- if message['content'] is string -%}{{ message['content'] | trim }}
+    {%- elif message['content'] is iterable -%}
+        {%- for item in message['content'] -%}
+            {%- if item['type'] == 'text' -%}{{ item['text'] | trim }}{%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ '<end_of_turn>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<start_of_turn>model\\n' }}{%- endif -%}"""
+R1 = """{% if not add_generation_prompt is defined %}
+{% set add_generation_prompt = false %}{% endif %}
+{%- set ns = namespace(system='', first=true) -%}
+{%- for message in messages %}{% if message['role'] == 'system' %}
+{% set ns.system = message['content'] %}{% endif %}{%- endfor -%}
+{{ bos_token }}{{ ns.system }}
+{%- for message in messages %}
+    {%- if message['role'] == 'user' %}{{ '<|User|>' + message['content'] }}{% endif %}
+    {%- if message['role'] == 'assistant' and message['content'] is not none %}
+        {%- set content = message['content'] %}
+        {%- if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}
+        {{- '<|Assistant|>' ~ content ~ eos_token }}
+    {%- endif %}
+{%- endfor -%}
+{% if add_generation_prompt %}{{ '<|Assistant|><think>\\n' }}{% endif %}"""
 TEMPLATES = {
     'chatml': CHATML,
     'instructions': INSTRUCTIONS,
     'reasoning': REASONING,
     'countdown': CHAT_TEMPLATE,
+    'llama': LLAMA,
+    'qwen': QWEN,
+    'gemma': GEMMA,
+    'r1': R1,
 }
 MESSAGES = [
     {'role': 'user', 'content': '  2 < 3 & "quotes" é\n'},
