@@ -45,6 +45,7 @@ from mrt_jax.training.objective import ObjectiveConfig, UpdateBatch, policy_loss
 from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
 from mrt_jax.training.state import TrainState, abstract_state, start_training
 from mrt_jax.training.update import join_response, make_scorer, make_update
+from mrt_jax.training.workdir import check_origin
 
 # Purposes that a step draws random numbers for.
 _ROLLOUT, _PROVER = range(2)
@@ -214,11 +215,8 @@ def train_policy(config: Any, workdir: Path) -> bool:
 
     def restore_position(meta: dict[str, Any]) -> None:
         # A checkpoint does not hold what is frozen, nor the reference.
-        if (frozen or reference) and meta['policy'] != config.policy:
-            raise InputError(
-                f'policy={config.policy!r}, but {workdir} was begun from {meta["policy"]!r}: give '
-                'that policy, or another workdir'
-            )
+        if frozen or reference:
+            check_origin(meta['policy'], config.policy, workdir)
         batches.restore(meta['data'])
         totals.update(meta['totals'])
 

@@ -29,6 +29,7 @@ from mrt_jax.training.objective import SupervisedBatch, supervised_loss
 from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
 from mrt_jax.training.state import TrainState, abstract_state, start_training
 from mrt_jax.training.update import make_update
+from mrt_jax.training.workdir import check_origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,13 +167,17 @@ def train_supervised(config: Any, workdir: Path) -> bool:
         metrics['tokens_per_second'] = tokens / (ended - started)
         return state, metrics
 
+    def restore_position(meta: dict[str, Any]) -> None:
+        if frozen:  # A checkpoint does not hold it.
+            check_origin(meta.get('policy'), config.policy, workdir)
+
     trainer = Trainer(
         begin=begin,
         goes_on=lambda done: done < config.num_steps,
         target=abstract_state(setup.model, setup.optimizer, setup.mesh),
         step=step,
-        position=lambda: {'seed': config.seed},
-        restore_position=lambda position: None,
+        position=lambda: {'seed': config.seed, 'policy': config.policy},
+        restore_position=restore_position,
         shown=('loss', 'grad_norm', 'tokens_per_second'),
     )
     loop = LoopConfig(

@@ -22,3 +22,21 @@ def check_workdir(path: str | Path) -> Path:
             f'{folder}: cannot be written to ({error.strerror}); give a workdir that can'
         ) from error
     return folder
+
+
+def check_origin(begun_from: str | None, policy: str, workdir: Path) -> None:
+    """Refuses to go on from another policy, parts of which a checkpoint does not hold.
+
+    Args:
+        begun_from: `config.policy` of the run that saved the checkpoint.
+        policy: that of this run.
+        workdir: of both, for the message.
+
+    Raises:
+        InputError: they are not the same.
+    """
+    if begun_from != policy:
+        raise InputError(
+            f'policy={policy!r}, but {workdir} was begun from {begun_from!r}: give that policy, or '
+            'another workdir'
+        )

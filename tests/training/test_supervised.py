@@ -96,6 +96,9 @@ def test_a_warm_start_goes_on_from_a_policy_with_adapters(config, tmp_path):
         a, b = (np.asarray(policy.params['layers'][name]['kernel'], np.float32)
                 for policy in (whole, partial))
         np.testing.assert_allclose(a, b, rtol=2**-8)  # The folder is in bfloat16.
+    more.policy = str(shutil.copytree(first / 'policy', tmp_path / 'other'))
+    with pytest.raises(InputError, match='was begun from'):
+        train_supervised(more, second)
     more.model = config.model
     with pytest.raises(InputError, match='either policy'):
         train_supervised(more, second)
