@@ -106,7 +106,8 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.entropy_coef = 0.0
     config.aggregation = 'sequence'  # mean over: token | sequence | constant
     config.updates_per_step = 1  # passes over each batch of rollouts
-    config.microbatch_rows = 16
+    config.row_tokens = 240  # of a row of an update, which traces are packed into
+    config.microbatch_rows = 8
     config.optimizer = ml_collections.ConfigDict(
         dict(learning_rate=1.5e-4, schedule='constant', warmup_steps=2, weight_decay=0.0,
              b1=0.9, b2=0.98, clip_norm=1.0)

@@ -26,7 +26,7 @@ def get_config(variant: str = 'mrt') -> ml_collections.ConfigDict:
         policy='',  # of your own
         task='math:deepscaler', num_steps=250, checkpoint_every=10, evaluate_every=50,
         prompts_per_step=32, group_size=8, max_prompt_tokens=1024, max_thinking_tokens=8192,
-        max_answer_tokens=512, max_boundaries=6, branches=4, microbatch_rows=32,
+        max_answer_tokens=512, max_boundaries=6, branches=4, row_tokens=16384, microbatch_rows=16,
         compute_dtype='bfloat16', param_dtype='bfloat16', save_dtype='bfloat16', remat='full',
     )
     evaluation = dict(

@@ -42,7 +42,7 @@ def _adapt(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.update(
         policy=WARM_START, task=TASK, num_steps=40, prompts_per_step=8, group_size=4,
         max_prompt_tokens=80, max_thinking_tokens=112, max_answer_tokens=8, max_boundaries=4,
-        branches=2, microbatch_rows=8, checkpoint_every=5, lora_rank=8,
+        branches=2, row_tokens=416, microbatch_rows=2, checkpoint_every=5, lora_rank=8,
     )
     config.update({'optimizer': {'learning_rate': 5e-4}, 'evaluation': EVALUATION})
     return config

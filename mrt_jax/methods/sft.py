@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from flax import struct
 
+from mrt_jax.methods.packing import Place, RowFiller
+
 
 @dataclasses.dataclass(frozen=True)
 class Demonstration:
@@ -66,7 +68,7 @@ def pack(
         segments_BT=np.zeros((rows, length), np.int32),
         weights_BT=np.zeros((rows, length), np.float32),
     )
-    for row, start, segment, item in _places(demonstrations, rows, length):
+    for (row, start, segment), item in _places(demonstrations, rows, length):
         thought, answer, end = start + np.cumsum(
             [len(item.prompt), len(item.thought), len(item.answer)]
         )
@@ -81,8 +83,8 @@ def pack(
 
 def _places(
     demonstrations: Iterable[Demonstration], rows: int, length: int
-) -> Iterator[tuple[int, int, int, Demonstration]]:
-    used, counts = [0] * rows, [0] * rows
+) -> Iterator[tuple[Place, Demonstration]]:
+    filler = RowFiller(rows, length)
     for item in demonstrations:
         size = len(item.tokens)
         if size > length:
@@ -90,9 +92,7 @@ def _places(
                 f'a demonstration has {size} tokens, a packed row {length}; '
                 'raise row_tokens or shorten the demonstrations'
             )
-        row = next((row for row in range(rows) if used[row] + size <= length), None)
-        if row is None:
+        place = filler.place(size)
+        if place is None:
             return
-        yield row, used[row], counts[row], item
-        used[row] += size
-        counts[row] += 1
+        yield place, item

@@ -78,7 +78,7 @@ class ObjectiveConfig:
 
 @struct.dataclass
 class UpdateBatch:
-    """Sequences to train on, prompt and response in one row.
+    """Sequences to train on, each prompt with its response in one row.
 
     Attributes:
         tokens_BT: int32.
@@ -87,6 +87,7 @@ class UpdateBatch:
             from the whole batch, see `token_weights`.
         old_logprobs_BT: float32, of the policy that sampled.
         advantages_BT: float32.
+        segments_BT: int32, which sequence of its row a token belongs to; None if rows hold one.
         reference_logprobs_BT: float32, of the reference policy; None without a penalty.
     """
 
@@ -95,6 +96,7 @@ class UpdateBatch:
     weights_BT: jax.Array
     old_logprobs_BT: jax.Array
     advantages_BT: jax.Array
+    segments_BT: jax.Array | None = None
     reference_logprobs_BT: jax.Array | None = None
 
 

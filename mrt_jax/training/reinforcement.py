@@ -26,6 +26,7 @@ from mrt_jax.methods.experience import (
     reader_of,
     spent_tokens,
 )
+from mrt_jax.methods.packing import RowPlan, fill_rows, packed_share, plan_rows, rows_needed
 from mrt_jax.models.lora import join, merge
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.adapters import save_adapters
@@ -35,7 +36,7 @@ from mrt_jax.policies.save import save_policy
 from mrt_jax.sampling.phases import Budget
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.row_keys import split_by_row
-from mrt_jax.sampling.sampler import response_slots
+from mrt_jax.sampling.sampler import Rollout, response_slots
 from mrt_jax.sharding.mesh import make_mesh, validate_mesh
 from mrt_jax.sharding.rules import batch_sharding, use_mesh
 from mrt_jax.tasks.task import Problem, get_task
@@ -76,6 +77,12 @@ class Setup:
         return self.config.prompts_per_step * self.config.group_size
 
     @property
+    def update_rows(self) -> int:
+        """Rows that a step's traces always fit into, packed."""
+        needed = rows_needed(self.rows, self.full_budget, self.config.row_tokens)
+        return -(-needed // self.config.microbatch_rows) * self.config.microbatch_rows
+
+    @property
     def full_budget(self) -> int:
         """Most tokens that a trace can have, prompt included."""
         response = response_slots(self.budget, self.reader.terminals)
@@ -104,11 +111,6 @@ def prepare(config: Any) -> Setup:
         if config[name] < 1:
             raise InputError(f'{name}={config[name]} must be at least 1')
     rows = config.prompts_per_step * config.group_size
-    if rows % config.microbatch_rows:
-        raise InputError(
-            f'prompts_per_step={config.prompts_per_step} x group_size={config.group_size} make '
-            f'{rows} rows, which microbatch_rows={config.microbatch_rows} does not divide'
-        )
     try:
         sampling = SamplingConfig(**config.sampling)
     except ValueError as error:
@@ -143,6 +145,11 @@ def prepare(config: Any) -> Setup:
             f'max_answer_tokens={config.max_answer_tokens} make {needed} tokens, but the context '
             f'of {config.policy} is {context}; lower max_thinking_tokens'
         )
+    if needed > config.row_tokens:
+        raise InputError(
+            f'row_tokens={config.row_tokens} is less than the {needed} tokens of the longest '
+            'trace, which must fit into a row of an update: raise row_tokens'
+        )
     return setup
 
 
@@ -158,7 +165,7 @@ def train_policy(config: Any, workdir: Path) -> bool:
     """
     setup = prepare(config)
     optimizer = setup.optimizer
-    shape = {'rows': setup.rows, 'microbatch_rows': config.microbatch_rows}
+    shape = {'rows': setup.update_rows, 'microbatch_rows': config.microbatch_rows}
     update = make_update(
         setup.model, optimizer, policy_loss(setup.objective), setup.mesh, **shape
     )
@@ -287,7 +294,7 @@ def make_batch(
     setup: Setup, experience: Experience, proof: Proof | None, reference: Any
 ) -> tuple[UpdateBatch, dict[str, Any]]:
     """Credit of every token and the sequences to train on, with the step's metrics."""
-    rollout, episodes = experience.rollout, experience.episodes
+    config, rollout, episodes = setup.config, experience.rollout, experience.episodes
     credit = give_credit(
         setup.credit,
         experience.rewards_B,
@@ -297,21 +304,46 @@ def make_batch(
         episodes.mask_BE,
         None if proof is None else proof.success.mean_BE,
     )
-    tokens_BT, positions_BT = join_response(
+    prompts_B, lengths_B = np.asarray(rollout.prompt_lengths_B), np.asarray(rollout.lengths_B)
+    plan = plan_rows(
+        config.max_prompt_tokens - prompts_B, config.max_prompt_tokens + lengths_B,
+        setup.full_budget, rows=setup.update_rows, row_tokens=config.row_tokens,
+    )
+    batch = pack_rollout(
+        rollout, token_weights(rollout.sampled_BT, setup.objective.aggregation),
+        credit.advantages_BT, jax.device_put(plan, batch_sharding(setup.mesh)),
+    )
+    if reference:
+        batch = batch.replace(
+            reference_logprobs_BT=reference(
+                batch.tokens_BT, batch.positions_BT, batch.segments_BT
+            )
+        )
+    packed = {'packed_share': packed_share(plan, config.microbatch_rows)}
+    return batch, {**credit.metrics, **describe(setup, experience, proof), **packed}
+
+
+@jax.jit
+def pack_rollout(
+    rollout: Rollout, weights_BT: jax.Array, advantages_BT: jax.Array, plan: RowPlan
+) -> UpdateBatch:
+    """A step's traces in the rows of an update; weights and advantages are of response tokens."""
+    slots = rollout.prompt_tokens_BP.shape[1]
+
+    def pack(response_BT: jax.Array, empty: float) -> jax.Array:
+        return fill_rows(jnp.pad(response_BT, ((0, 0), (slots, 0))), plan.sources_RL, empty)
+
+    tokens_BS, positions_BS = join_response(
         rollout.prompt_tokens_BP, rollout.prompt_lengths_B, rollout.lengths_B, rollout.tokens_BT
     )
-    behind_prompt = ((0, 0), (setup.config.max_prompt_tokens, 0))
-    batch = UpdateBatch(
-        tokens_BT=tokens_BT,
-        positions_BT=positions_BT,
-        weights_BT=jnp.pad(
-            token_weights(rollout.sampled_BT, setup.objective.aggregation), behind_prompt
-        ),
-        old_logprobs_BT=jnp.pad(rollout.logprobs_BT, behind_prompt),
-        advantages_BT=jnp.pad(credit.advantages_BT, behind_prompt),
-        reference_logprobs_BT=reference(tokens_BT, positions_BT) if reference else None,
+    return UpdateBatch(
+        tokens_BT=fill_rows(tokens_BS, plan.sources_RL, 0),
+        positions_BT=fill_rows(positions_BS, plan.sources_RL, -1),
+        weights_BT=pack(weights_BT, 0),
+        old_logprobs_BT=pack(rollout.logprobs_BT, 0),
+        advantages_BT=pack(advantages_BT, 0),
+        segments_BT=plan.segments_RL,
     )
-    return batch, {**credit.metrics, **describe(setup, experience, proof)}
 
 
 def describe(setup: Setup, experience: Experience, proof: Proof | None) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def make_update(
     def microbatch_loss(params: Any, frozen: Any, batch: Any) -> tuple[jax.Array, Tally]:
         logprobs_BT, entropies_BT = next_token_logprobs(
             model, join(params, frozen), batch.tokens_BT, batch.positions_BT,
-            getattr(batch, 'segments_BT', None),
+            batch.segments_BT,
         )
         return loss(logprobs_BT, entropies_BT, batch)
 
@@ -100,11 +100,19 @@ def make_update(
         parts = _split(batch, microbatch_rows, mesh)
 
         def add(total: Any, part: Any) -> tuple[Any, None]:
+            # Rows that packing has left empty cost nothing.
+            return jax.lax.cond((part.positions_BT >= 0).any(), add_used, keep, total, part), None
+
+        def keep(total: Any, part: Any) -> Any:
+            del part
+            return total
+
+        def add_used(total: Any, part: Any) -> Any:
             (loss, tally, gradient), (so_far, all_tally, all_gradient) = run(part), total
             gradient = jax.tree.map(jnp.add, all_gradient, gradient)
             # Reduced over the rows' devices at every part: a sum lies as its parameter does.
             gradient = jax.lax.with_sharding_constraint(gradient, shardings.params)
-            return (so_far + loss, all_tally.add(tally), gradient), None
+            return so_far + loss, all_tally.add(tally), gradient
 
         def run(part: Any) -> tuple[jax.Array, Tally, Any]:
             (loss, tally), gradient = differentiate(params, frozen, part)
@@ -148,24 +156,31 @@ def make_update(
 
 def make_scorer(
     model: Transformer, mesh: Mesh, *, rows: int, microbatch_rows: int
-) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
-    """Builds the jitted (params, tokens_BT, positions_BT) -> log-probabilities float32[B, T].
+) -> Callable[[Any, jax.Array, jax.Array, jax.Array | None], jax.Array]:
+    """Builds the jitted (params, tokens, positions, segments) -> log-probabilities float32[B, T].
 
-    For the reference policy of the KL penalty; 0 on padding and at position 0. Arguments and errors
-    are those of `make_update`.
+    For the reference policy of the KL penalty; 0 on padding and at position 0. Arguments are as in
+    `UpdateBatch`, those of this function and its errors as in `make_update`.
     """
     _check_rows(mesh, rows, microbatch_rows)
 
-    def score(params: Any, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
-        parts = _split((tokens_BT, positions_BT), microbatch_rows, mesh)
-        logprobs_NXT = jax.lax.map(
-            lambda part: next_token_logprobs(model, params, *part)[0], parts
-        )
-        return logprobs_NXT.swapaxes(0, 1).reshape(tokens_BT.shape)
+    def score(
+        params: Any, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array | None
+    ) -> jax.Array:
+        def run(part: tuple[jax.Array, jax.Array, jax.Array | None]) -> jax.Array:
+            return jax.lax.cond(
+                (part[1] >= 0).any(),
+                lambda part: next_token_logprobs(model, params, *part)[0],
+                lambda part: jnp.zeros(part[0].shape, jnp.float32),
+                part,
+            )
+
+        parts = _split((tokens_BT, positions_BT, segments_BT), microbatch_rows, mesh)
+        return jax.lax.map(run, parts).reshape(tokens_BT.shape)
 
     by_row = batch_sharding(mesh)
     params = param_shardings(logical_axes(model), mesh)
-    return jax.jit(score, in_shardings=(params, by_row, by_row), out_shardings=by_row)
+    return jax.jit(score, in_shardings=(params, by_row, by_row, by_row), out_shardings=by_row)
 
 
 def _check_rows(mesh: Mesh, rows: int, microbatch_rows: int) -> None:
@@ -181,12 +196,15 @@ def _check_rows(mesh: Mesh, rows: int, microbatch_rows: int) -> None:
 
 
 def _split(batch: Any, microbatch_rows: int, mesh: Mesh) -> Any:
-    """Rows [B, ...] as microbatches [B / microbatch_rows, microbatch_rows, ...]."""
+    """Rows [B, ...] as microbatches [B / microbatch_rows, microbatch_rows, ...].
+
+    Those that packing has left empty are the last ones, so microbatches are runs of rows; each lies
+    evenly on the devices that hold the batch.
+    """
     lies = NamedSharding(mesh, partition_spec((None, 'rows')))
 
     def split(x: jax.Array) -> jax.Array:
-        # Strided, so that every microbatch lies evenly on the devices that hold the batch.
-        parts = x.reshape(microbatch_rows, -1, *x.shape[1:]).swapaxes(0, 1)
+        parts = x.reshape(-1, microbatch_rows, *x.shape[1:])
         return jax.lax.with_sharding_constraint(parts, lies)
 
     return jax.tree.map(split, batch)

@@ -48,7 +48,7 @@ def config(tmp_path_factory):
         policy=save_untrained_policy(tmp_path_factory.mktemp('policy') / 'untrained'),
         num_steps=1, checkpoint_every=1, prompts_per_step=2, group_size=4,
         max_thinking_tokens=24, max_answer_tokens=4, max_boundaries=3, branches=2,
-        microbatch_rows=8,
+        row_tokens=64, microbatch_rows=8,
     )
     config.evaluation.update(
         num_problems=4, num_samples=1, batch_rows=4, max_boundaries=3, branches=2, budgets=(30, 50)

@@ -30,7 +30,7 @@ def small_run(policy: str, variant: str = 'mrt', **changes) -> ml_collections.Co
     small = dict(
         policy=policy, num_steps=4, checkpoint_every=1, prompts_per_step=2, group_size=4,
         max_thinking_tokens=24, max_answer_tokens=4, max_boundaries=3, branches=2,
-        microbatch_rows=8,
+        row_tokens=64, microbatch_rows=8,
     )
     config.update(small | changes)
     return config

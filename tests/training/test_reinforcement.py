@@ -178,6 +178,7 @@ def test_non_finite_updates_stop_the_run(policy, tmp_path, monkeypatch):
         ({'termination': 'Stop.'}, "termination='Stop.' must hold '</think>'"),
         ({'param_dtype': 'float16'}, "param_dtype='float16'.*float32, bfloat16"),
         ({'remat': 'some'}, "remat='some'.*dots"),
+        ({'row_tokens': 40}, 'row_tokens=40 is less than the 5. tokens of the longest trace'),
     ],
 )
 def test_bad_configs_are_named_before_anything_compiles(policy, changes, message):
@@ -187,8 +188,22 @@ def test_bad_configs_are_named_before_anything_compiles(policy, changes, message
         prepare(config)
 
 
-def test_microbatches_must_divide_the_rows(policy, tmp_path):
-    config = small_run(policy)
-    config.microbatch_rows = 3
-    with pytest.raises(InputError, match='microbatch_rows=3'):
-        train_policy(config, tmp_path)
+@pytest.mark.parametrize(
+    ('packing', 'columns'),
+    [(dict(row_tokens=150, microbatch_rows=1), 3 * 150),
+     (dict(row_tokens=400, microbatch_rows=3), 3 * 400)],
+    ids=str,
+)
+def test_packing_changes_nothing_but_the_padding(policy, packing, columns, tmp_path):
+    # An untrained policy is never right: entropy gives it a gradient.
+    runs = []
+    for name, changes in (('alone', {}), ('packed', packing)):
+        config = small_run(policy, num_steps=2, kl_coef=0.1, entropy_coef=0.1, **changes)
+        (tmp_path / name).mkdir()
+        assert train_policy(config, tmp_path / name)
+        runs.append(read_steps(tmp_path / name))
+    alone, packed = (run[0] for run in runs)
+    for key in ('loss', 'grad_norm', 'entropy', 'reward', 'progress', 'response_tokens'):
+        np.testing.assert_allclose(packed[key], alone[key], rtol=1e-4, atol=1e-7, err_msg=key)
+    np.testing.assert_allclose(runs[1][1]['kl'], runs[0][1]['kl'], rtol=1e-2)
+    np.testing.assert_allclose(packed['packed_share'] * columns, alone['packed_share'] * 8 * 64)
