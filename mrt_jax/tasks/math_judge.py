@@ -106,8 +106,9 @@ class MathJudge:
         if decision != 'ask':
             return decision
         pair = answer, reference
-        if pair in self._known:
-            return self._known[pair]
+        known = self._known.get(pair)
+        if known is not None:
+            return known
         worker = self._idle.get()
         try:
             outcome = worker.ask(answer, reference)

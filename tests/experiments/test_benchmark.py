@@ -1,0 +1,46 @@
+"""The benchmark's command line at the smallest size; what it measures here means nothing."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def run(tmp_path, *arguments):
+    command = [
+        sys.executable, '-m', 'experiments.benchmark', f'--output={tmp_path}/out.json', *arguments
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_the_table_and_the_file_agree(tmp_path):
+    result = run(
+        tmp_path, '--shape=countdown', '--traces=2', '--trace_tokens=16', '--boundaries=1',
+        '--branches=2', '--answer_tokens=2', '--traces_in_file=64',
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / 'out.json').read_text())
+    parts = report['parts']
+    assert set(parts) == {'kernels', 'prover'} and report['peak_host_bytes'] > 0
+    for rows in parts.values():
+        for row in rows:
+            assert f'| {next(iter(row.values()))} |' in result.stdout
+            assert row['seconds'] > 0
+    fork = parts['prover'][0]
+    assert fork['times the fork'] == 1
+    # Two traces, one boundary, two branches, two tokens; the plain ways ran on one trace.
+    for row in parts['prover']:
+        assert row['answer tokens/s'] * row['seconds'] == pytest.approx(8)
+
+
+@pytest.mark.parametrize(
+    ('flag', 'said'),
+    [('--parts=kernel', '--parts=kernel is unknown; known: kernels, prover'),
+     ('--sampled_traces=20', '--sampled_traces=20 is more than --traces'),
+     ('--boundaries=4000', '--boundaries=4000 is more than --trace_tokens')],
+)
+def test_mistakes_are_named(flag, said, tmp_path):
+    result = run(tmp_path, flag)
+    assert (result.returncode, result.stderr.count('\n')) == (2, 1)
+    assert said in result.stderr
