@@ -57,5 +57,5 @@ def test_command_line(tmp_path):
     assert failed.returncode == 2
     assert failed.stderr == (
         "task 'chess' is unknown; known: countdown, countdown:full, math, math:DATASET, "
-        "reasoning_gym:GENERATOR\n"
+        "math_direct, math_direct:DATASET, reasoning_gym:GENERATOR\n"
     )

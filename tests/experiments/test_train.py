@@ -54,7 +54,8 @@ def test_faulty_command_lines(start, tmp_path):
         'no such variant': ([], {'variant': 'mtr'}, 'mtr'),
         'budget beyond the context': (
             ['--config.max_thinking_tokens=5000'], {}, 'max_thinking_tokens=5000'),
-        'group that does not divide': (['--config.group_size=3'], {}, 'group_size=3'),
+        'group of one': (['--config.group_size=1'], {}, 'group_size'),
+        'row shorter than a trace': (['--config.row_tokens=9'], {}, 'row_tokens=9'),
         'no policy folder': ([], {'policy': tmp_path / 'nowhere'}, 'nowhere'),
         'unsupported architecture': ([], {'policy': broken}, 'gpt2'),
         'truncated weights': ([], {'policy': truncated}, 'model.safetensors'),
