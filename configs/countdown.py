@@ -87,6 +87,7 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.prompts_per_step = 16
     config.group_size = 8  # G, rollouts of each prompt
     config.max_prompt_tokens = 20
+    config.rollout_slots = 0  # rows decoded together, the others wait for one to end; 0: all
 
     # Meta-prover.
     config.max_boundaries = 8

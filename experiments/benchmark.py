@@ -4,6 +4,9 @@
 
 Parts (`--parts`, default all):
 
+    rollouts `--requests` responses of `--new_tokens` to prompts of `--prompt_tokens`, in batches of
+             `--batch`; and as many of ragged lengths (log-normal, the mean a quarter of the most),
+             in batches and with slots that are refilled
     kernels  progress, cumulative and normalized regret of `--traces_in_file` traces with 64
              boundaries, and of a quarter of them: cost must be linear
     prover   answers at every boundary of `--traces` traces, forked from their caches, beside the
@@ -34,7 +37,7 @@ from mrt_jax.errors import InputError
 if TYPE_CHECKING:
     from mrt_jax.models.transformer import Transformer
 
-PARTS = ('kernels', 'prover')
+PARTS = ('rollouts', 'kernels', 'prover')
 # Shapes by name: see `models.config.ModelConfig`.
 SHAPES = {
     'smollm2_135m': dict(
@@ -57,6 +60,10 @@ def define_flags() -> None:
     flags.DEFINE_string('output', None, 'File for the figures, JSON.', required=True)
     flags.DEFINE_enum('shape', 'smollm2_135m', sorted(SHAPES), 'Shape of the policy.')
     flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of matrix products.')
+    flags.DEFINE_integer('requests', 128, 'Responses, a multiple of --batch.', 1)
+    flags.DEFINE_integer('batch', 32, 'Rows decoded together.', 1)
+    flags.DEFINE_integer('prompt_tokens', 128, 'Tokens of a prompt.', 1)
+    flags.DEFINE_integer('new_tokens', 256, 'Most tokens of a response.', 1)
     flags.DEFINE_integer('traces', 16, 'Traces that the meta-prover answers on.', 1)
     flags.DEFINE_integer('sampled_traces', 1, 'Of these, traces for the plain ways.', 1)
     flags.DEFINE_integer('trace_tokens', 1024, 'Tokens of a trace, its prompt included.', 2)
@@ -74,6 +81,8 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f'--parts={unknown[0]} is unknown; known: {", ".join(PARTS)}')
     if values.sampled_traces > values.traces:
         raise InputError(f'--sampled_traces={values.sampled_traces} is more than --traces')
+    if values.requests % values.batch:
+        raise InputError(f'--requests={values.requests} is no multiple of --batch={values.batch}')
     if values.trace_tokens < values.boundaries:
         raise InputError(f'--boundaries={values.boundaries} is more than --trace_tokens')
     output = Path(values.output)
@@ -85,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
     measured: dict[str, Rows] = {}
     for part in values.parts:
         print(f'timing: {part}', file=sys.stderr)
-        measured[part] = {'kernels': time_kernels, 'prover': time_prover}[part]()
+        measured[part] = TIMERS[part]()
     report = {
         'command': f'python -m experiments.benchmark {" ".join(sys.argv[1:])}',
         'device': str(jax.devices()[0].device_kind), 'devices': jax.device_count(),
@@ -220,6 +229,67 @@ def time_prover() -> Rows:
     ]
 
 
+def time_rollouts() -> Rows:
+    """Responses of one length and of ragged lengths."""
+    import jax
+    import jax.numpy as jnp
+
+    from mrt_jax.models.transformer import init_params
+    from mrt_jax.sampling.phases import Budget, Terminals
+    from mrt_jax.sampling.processors import SamplingConfig
+    from mrt_jax.sampling.sampler import PromptBatch, sample_rollouts
+    from mrt_jax.sampling.slots import sample_in_slots
+
+    values = flags.FLAGS
+    model = _network()
+    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    requests, batch, most = values.requests, values.batch, values.new_tokens
+    tokens_NP = rng.integers(0, model.config.vocab_size, (requests, values.prompt_tokens))
+    keys_N = jax.random.split(jax.random.key(1), requests)
+    ragged_N = np.exp(rng.normal(np.log(most / 4) - 0.5, 1.0, requests))
+    limits = {
+        'even': np.full(requests, most), 'ragged': np.clip(np.rint(ragged_N), 1, most).astype(int),
+    }
+    options = dict(
+        budget=Budget(max_thinking_tokens=0, max_answer_tokens=most), sampling=SamplingConfig()
+    )
+
+    def prompts(chosen: slice, limits_N: np.ndarray) -> PromptBatch:
+        tokens_BP = jnp.asarray(tokens_NP[chosen], jnp.int32)
+        lengths_B = jnp.full(len(tokens_BP), values.prompt_tokens, jnp.int32)
+        return PromptBatch(tokens_BP, lengths_B, jnp.asarray(limits_N[chosen], jnp.int32))
+
+    def in_batches(limits_N: np.ndarray) -> Any:
+        chosen = [slice(start, start + batch) for start in range(0, requests, batch)]
+        return [
+            sample_rollouts(
+                model, params, prompts(rows, limits_N), keys_N[rows], Terminals(), **options
+            ).tokens_BT
+            for rows in chosen
+        ]
+
+    def refilled(limits_N: np.ndarray) -> Any:
+        return sample_in_slots(
+            model, params, prompts(slice(None), limits_N), keys_N, Terminals(), **options,
+            slots=batch, keep_cache=False,
+        ).tokens_BT
+
+    rows = []
+    for lengths, limits_N in limits.items():
+        plain, plain_compiling = _time(in_batches, limits_N)
+        slots, slots_compiling = _time(refilled, limits_N)
+        for name, seconds, compiling in (
+            ('in batches', plain, plain_compiling), ('slots refilled', slots, slots_compiling)
+        ):
+            rows.append({
+                'rollouts': f'{lengths}, {name}', 'tokens': int(limits_N.sum()),
+                'seconds': seconds, 'tokens/s': limits_N.sum() / seconds,
+                'times the batches': plain / seconds, 'seconds to compile': compiling,
+            })
+    return rows
+
+
 def _network() -> 'Transformer':
     from mrt_jax.models.config import ModelConfig
     from mrt_jax.models.transformer import Transformer
@@ -241,6 +311,9 @@ def _time(function: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
 
 def _show(value: Any) -> str:
     return f'{value:.3g}' if isinstance(value, float) else str(value)
+
+
+TIMERS = {'rollouts': time_rollouts, 'kernels': time_kernels, 'prover': time_prover}
 
 
 if __name__ == '__main__':

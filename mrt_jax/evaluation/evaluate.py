@@ -102,6 +102,7 @@ def evaluate_policy(
                 budget=budget,
                 sampling=sampling,
                 max_boundaries=max_boundaries,
+                group_size=1 if rows % num_samples else num_samples,
             )
             width = max(width, _boundary_columns(experience))
             experience = _trim(experience, width)

@@ -4,6 +4,7 @@ The same four steps serve training and evaluation; they differ in the budgets an
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from mrt_jax.sampling.fork import Branches, Termination, prove_branches
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.sampler import PromptBatch, Rollout, encode_prompts, sample_rollouts
+from mrt_jax.sampling.slots import sample_in_slots
 from mrt_jax.tasks.task import Problem, Task, Verdict
 
 
@@ -136,6 +138,8 @@ def explore(
     budget: Budget,
     sampling: SamplingConfig,
     max_boundaries: int,
+    group_size: int = 1,
+    slots: int | None = None,
 ) -> Experience:
     """Samples a trace for each row, segments its thought, and judges its response.
 
@@ -149,9 +153,13 @@ def explore(
         budget: most tokens of a thought and of an answer.
         sampling: how tokens are drawn.
         max_boundaries: most episodes that are told apart.
+        group_size: rows in a row that have the same prompt.
+        slots: rows decoded together, others wait for one of them to end; None: all.
     """
-    rollout = sample_rollouts(
-        model, params, prompts, keys_B, reader.terminals, budget=budget, sampling=sampling
+    sample = sample_rollouts if slots is None else functools.partial(sample_in_slots, slots=slots)
+    rollout = sample(
+        model, params, prompts, keys_B, reader.terminals, budget=budget, sampling=sampling,
+        group_size=group_size,
     )
     tokens_BT, lengths_B = np.asarray(rollout.tokens_BT), np.asarray(rollout.lengths_B)
     closed_B = np.asarray(rollout.thought_closed_B)

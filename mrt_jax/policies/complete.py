@@ -1,5 +1,6 @@
 """Completions of any number of prompts, in batches of few shapes."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.row_keys import keys_of_contents
 from mrt_jax.sampling.sampler import encode_prompts, sample_rollouts
+from mrt_jax.sampling.slots import sample_in_slots
 from mrt_jax.sharding.mesh import row_shards
 from mrt_jax.sharding.rules import batch_sharding, use_mesh
 
@@ -60,8 +62,8 @@ def complete(
     """Samples completions.
 
     A completion follows from `seed` and its own request: it depends neither on the requests around
-    it nor on their order, and on `batch_size` only in the last digit of its log-probabilities, as
-    far as a matrix product of other rows rounds differently.
+    it nor on their order, nor on `batch_size`, but in the last digits of its log-probabilities, as
+    far as a sum in another order rounds differently.
 
     Args:
         policy: its parameters lie on the devices of `mesh`.
@@ -72,26 +74,31 @@ def complete(
         terminals: what ends a completion.
         seed: seed of all draws.
         mesh: devices; the rows of a batch are spread over its axes 'data' and 'fsdp'.
-        batch_size: rows decoded together, rounded up to a multiple of those axes' devices.
+        batch_size: rows decoded together, rounded up to a multiple of those axes' devices; where
+            there are more requests, one that ends makes room for the next.
 
     Yields:
         (index of a request, its completion), in the order in which batches finish.
     """
-    rows = -(-batch_size // row_shards(mesh)) * row_shards(mesh)
+    slots = -(-batch_size // row_shards(mesh)) * row_shards(mesh)
     by_row = batch_sharding(mesh)
     lengths = [len(request.prompt_tokens) for request in requests]
-    for slots, indices in batches_by_length(lengths, rows):
+    for width, indices in batches_by_length(lengths, lambda w: slots * _turns(w, max_new_tokens)):
         chosen = [requests[i] for i in indices]
-        # Every batch of a bucket has the same rows; empty prompts are not decoded.
+        rows = slots << max(0, (-(-len(chosen) // slots) - 1).bit_length())
+        # Batches of a bucket have few shapes; empty prompts are not decoded.
         contents = [request.prompt_tokens for request in chosen]
         contents += [()] * (rows - len(chosen))
         draws = [request.draw for request in chosen] + [0] * (rows - len(chosen))
         keys_B = keys_of_contents(seed, contents, np.asarray(draws, np.uint32))
+        sample = sample_rollouts
+        if rows > slots:
+            sample = functools.partial(sample_in_slots, slots=slots, keep_cache=False)
         with use_mesh(mesh):
-            rollout = sample_rollouts(
+            rollout = sample(
                 model,
                 policy.params,
-                jax.device_put(encode_prompts(contents, slots, policy.pad_id), by_row),
+                jax.device_put(encode_prompts(contents, width, policy.pad_id), by_row),
                 jax.device_put(keys_B, by_row),
                 terminals,
                 budget=Budget(max_thinking_tokens=0, max_answer_tokens=max_new_tokens),
@@ -110,3 +117,9 @@ def complete(
                     ended=bool(ended_B[row]),
                 ),
             )
+
+
+def _turns(prompt_tokens: int, max_new_tokens: int) -> int:
+    """Requests a slot in one batch: those that wait take no more memory than those that decode."""
+    most = min(8, 1 + max_new_tokens // prompt_tokens)
+    return 1 << (most.bit_length() - 1)

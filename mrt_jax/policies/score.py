@@ -40,7 +40,7 @@ def score_sequences(
         p(tokens[i + 1] | tokens[: i + 1])), in the order in which batches finish.
     """
     rows = -(-batch_size // row_shards(mesh)) * row_shards(mesh)
-    for slots, indices in batches_by_length([len(s) for s in sequences], rows):
+    for slots, indices in batches_by_length([len(s) for s in sequences], lambda _: rows):
         tokens_BT = np.full((rows, slots), policy.pad_id, np.int32)
         positions_BT = np.full((rows, slots), -1, np.int32)
         for row, index in enumerate(indices):

@@ -68,7 +68,7 @@ class RowPhases:
 
     Attributes:
         phase_B: int32, THINKING, FORCING, ANSWERING or ENDED.
-        spent_B: int32, tokens in the current phase.
+        spent_B: int32, tokens in the current phase, or of its budget what a row never had.
         think_state_B, stop_state_B: int32, states of the matchers.
         lengths_B: int32, response tokens so far.
         thought_B: int32, tokens of the thought so far, its marker included; an end-of-sequence
@@ -92,13 +92,23 @@ class RowPhases:
         return self.phase_B != ENDED
 
 
-def start_phases(active_B: jax.Array, budget: Budget) -> RowPhases:
-    """Rows before their first token; inactive ones have ended already, with length 0."""
+def start_phases(
+    active_B: jax.Array, budget: Budget, limits_B: jax.Array | None = None
+) -> RowPhases:
+    """Rows before their first token.
+
+    Args:
+        active_B: bool; the others have ended already, with length 0.
+        budget: of all rows.
+        limits_B: int32, most tokens of each row's first phase where it is less than the budget of
+            that phase: of the thought, or of the answer if there is no thought. None: no less.
+    """
     first = THINKING if budget.max_thinking_tokens else ANSWERING
+    most = budget.max_thinking_tokens or budget.max_answer_tokens
     zeros_B = jnp.zeros_like(active_B, jnp.int32)
     return RowPhases(
         phase_B=jnp.where(active_B, first, ENDED).astype(jnp.int32),
-        spent_B=zeros_B,
+        spent_B=zeros_B if limits_B is None else jnp.clip(most - limits_B, 0, most - 1),
         think_state_B=zeros_B,
         stop_state_B=zeros_B,
         lengths_B=zeros_B,

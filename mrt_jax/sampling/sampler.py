@@ -36,10 +36,12 @@ class PromptBatch:
     Attributes:
         tokens_BP: int32, padded on the left.
         lengths_B: int32; a row of length 0 fills up a batch and is not decoded.
+        limits_B: int32, budgets of single rows, see `start_phases`; None for the budget of all.
     """
 
     tokens_BP: jax.Array
     lengths_B: jax.Array
+    limits_B: jax.Array | None = None
 
 
 @struct.dataclass
@@ -58,8 +60,8 @@ class Rollout:
             their thought, all but the end-of-sequence token.
         forced_B: bool, the thinking budget was spent and the termination text forced.
         ended_B: bool, the row ended by itself rather than cut by its budget.
-        cache: keys and values of all prompt and response tokens; slot p holds prompt column p, slot
-            P + t response token t.
+        cache: keys and values of all prompt and response tokens. `sample_rollouts` puts prompt
+            column p in slot p and response token t in slot P + t.
     """
 
     prompt_tokens_BP: jax.Array
@@ -127,13 +129,19 @@ def prompt_positions(lengths_B: jax.Array, slots: int) -> jax.Array:
     return jnp.maximum(jnp.arange(slots) - (slots - lengths_B[:, None]), -1).astype(jnp.int32)
 
 
-def _prefill(model: Transformer, params: Any, prompts: PromptBatch) -> tuple[jax.Array, KVCache]:
+def _prefill(
+    model: Transformer, params: Any, prompts: PromptBatch, group_size: int = 1
+) -> tuple[jax.Array, KVCache]:
     """Hidden states of the last prompt tokens [B, D] and a cache that holds just the prompts."""
     rows, slots = prompts.tokens_BP.shape
     positions_BP = prompt_positions(prompts.lengths_B, slots)
-    hidden_BPD, prompt_kv = read_tokens(model, params, prompts.tokens_BP, positions_BP)
+    hidden_YPD, prompt_kv = read_tokens(
+        model, params, prompts.tokens_BP[::group_size], positions_BP[::group_size]
+    )
+    hidden_BD = jnp.repeat(hidden_YPD[:, -1], group_size, axis=0)
+    prompt_kv = jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=1), prompt_kv)
     cache = empty_cache(model.config, rows, slots, model.dtype)
-    return hidden_BPD[:, -1], write(cache, prompt_kv, positions_BP, 0)
+    return hidden_BD, write(cache, prompt_kv, positions_BP, 0)
 
 
 def _fill_cache(model: Transformer, params: Any, sequences: PromptBatch) -> KVCache:
@@ -167,25 +175,29 @@ def _sample_rollouts(
     *,
     budget: Budget,
     sampling: SamplingConfig,
+    group_size: int = 1,
 ) -> Rollout:
     """Samples one response for each prompt row.
 
     Args:
         model: the policy's network; static.
         params: its parameters.
-        prompts: B rows; a group of G rollouts is its prompt repeated on G rows.
+        prompts: B rows.
         keys_B: typed PRNG keys, one a row.
         terminals: what ends thoughts and rows.
         budget: token budgets; static. They fix T.
         sampling: how tokens are drawn; static.
+        group_size: rows in a row that share one prompt, which is read once; static.
 
     Returns:
         The rollouts, with S = P + T cache slots.
 
     Raises:
-        ValueError: while tracing, see `response_slots`.
+        ValueError: groups do not divide the rows, or see `response_slots`; while tracing.
     """
     rows, slots = prompts.tokens_BP.shape
+    if rows % group_size:
+        raise ValueError(f'{rows} rows do not split into groups of {group_size}')
     steps = response_slots(budget, terminals)
     uniforms_BT = draw_uniforms(keys_B, steps)
     unembedding_DV = unembedding(params, model.config)
@@ -214,11 +226,11 @@ def _sample_rollouts(
             cache=write(decode.cache, new_kv, positions_B[:, None], slots + step),
         )
 
-    hidden_BD, cache = _prefill(model, params, prompts)
+    hidden_BD, cache = _prefill(model, params, prompts, group_size)
     decode = _Decode(
         step=jnp.int32(0),
         hidden_BD=hidden_BD,
-        rows=start_phases(prompts.lengths_B > 0, budget),
+        rows=start_phases(prompts.lengths_B > 0, budget, prompts.limits_B),
         tokens_BT=jnp.full((rows, steps), terminals.pad_id, jnp.int32),
         logprobs_BT=jnp.zeros((rows, steps), jnp.float32),
         sampled_BT=jnp.zeros((rows, steps), bool),
@@ -248,4 +260,6 @@ def _sample_rollouts(
 
 
 fill_cache = jax.jit(_fill_cache, static_argnames=('model',))
-sample_rollouts = jax.jit(_sample_rollouts, static_argnames=('model', 'budget', 'sampling'))
+sample_rollouts = jax.jit(
+    _sample_rollouts, static_argnames=('model', 'budget', 'sampling', 'group_size')
+)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mrt_jax.models.cache import KVCache
+from mrt_jax.sharding.mesh import shards_in_use
 
 Inputs = TypeVar('Inputs')
 Outputs = TypeVar('Outputs')
@@ -45,7 +46,7 @@ def map_tiles(
         Tree of arrays [B, E, ...]. Cells that are not in use have zeros or whatever `apply` gives.
     """
     rows, columns = mask_BE.shape
-    groups = _row_shards(rows)
+    groups = shards_in_use(rows)
     grid = rows // groups, columns
     if math.prod(grid) <= tile_cells:
         return apply(cache, inputs, mask_BE)
@@ -112,10 +113,3 @@ def _take_rows(x: jax.Array, index_Gb: jax.Array, axis: int) -> jax.Array:
     grouped = x.reshape(*shape[0], groups, -1, *shape[1])
     pick = jax.vmap(lambda part, index: jnp.take(part, index, axis=axis), (axis, 0), axis)
     return pick(grouped, index_Gb).reshape(*shape[0], groups * count, *shape[1])
-
-
-def _row_shards(rows: int) -> int:
-    """Parts into which the mesh in use splits the rows; 1 without a mesh."""
-    sizes = jax.sharding.get_abstract_mesh().shape
-    shards = sizes.get('data', 1) * sizes.get('fsdp', 1)
-    return shards if rows % shards == 0 else 1

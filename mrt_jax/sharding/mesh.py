@@ -115,6 +115,13 @@ def row_shards(mesh: Mesh) -> int:
     return mesh.shape['data'] * mesh.shape['fsdp']
 
 
+def shards_in_use(rows: int) -> int:
+    """Parts into which the mesh in use, see `rules.use_mesh`, splits rows; 1 without a mesh."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    shards = sizes.get('data', 1) * sizes.get('fsdp', 1)
+    return shards if rows % shards == 0 else 1
+
+
 def _describe(sizes: dict[str, int]) -> str:
     """Sizes as flags take them, without the axes of size 1."""
     parts = [f'{axis}={size}' for axis, size in sizes.items() if size != 1]

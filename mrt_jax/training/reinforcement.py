@@ -37,7 +37,7 @@ from mrt_jax.sampling.phases import Budget
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.row_keys import split_by_row
 from mrt_jax.sampling.sampler import Rollout, response_slots
-from mrt_jax.sharding.mesh import make_mesh, validate_mesh
+from mrt_jax.sharding.mesh import make_mesh, row_shards, validate_mesh
 from mrt_jax.sharding.rules import batch_sharding, use_mesh
 from mrt_jax.tasks.task import Problem, get_task
 from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
@@ -120,6 +120,17 @@ def prepare(config: Any) -> Setup:
     model = make_network(config, policy.config)
     budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
     validate_mesh(mesh, policy.config, rows=rows)
+    slots, shards = config.rollout_slots, row_shards(mesh)
+    if not 0 <= slots <= rows or slots % shards:
+        raise InputError(
+            f'rollout_slots={slots} must be at most prompts_per_step x group_size = {rows}, a '
+            f'multiple of mesh.data x mesh.fsdp = {shards}, or 0 to decode all rows together'
+        )
+    if slots and config.prompts_per_step % shards:
+        raise InputError(
+            f'prompts_per_step={config.prompts_per_step} must be a multiple of mesh.data x '
+            f'mesh.fsdp = {shards} where rollout_slots={slots}: a group takes turns on one of them'
+        )
     setup = Setup(
         config=ml_collections.FrozenConfigDict(config),
         policy=policy,
@@ -273,6 +284,7 @@ def roll_out(
         setup.model, params, setup.reader, jax.device_put(prompts, by_row), answers,
         jax.device_put(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
         budget=setup.budget, sampling=setup.sampling, max_boundaries=config.max_boundaries,
+        group_size=config.group_size, slots=config.rollout_slots or None,
     )
     return experience, answers
 

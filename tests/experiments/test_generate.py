@@ -23,13 +23,15 @@ ROWS = [
 PLAIN = SamplingConfig()
 
 
-def run(folder, tmp_path, rows, *, sampling=PLAIN, batch_size=4, **options):
+def run(
+    folder, tmp_path, rows, *, sampling=PLAIN, batch_size=4, max_new_tokens=24, **options
+):
     write_lines(tmp_path / 'in.jsonl', rows)
     generate(
         folder,
         str(tmp_path / 'in.jsonl'),
         str(tmp_path / 'out.jsonl'),
-        max_new_tokens=24,
+        max_new_tokens=max_new_tokens,
         sampling=sampling,
         batch_size=batch_size,
         **options,
@@ -101,6 +103,19 @@ def test_batch_size_changes_rounding_only(generated, policy_folder, tmp_path):
     for actual, expected in zip(
         all_completions(again), all_completions(generated[:4]), strict=True
     ):
+        assert actual['tokens'] == expected['tokens']
+        np.testing.assert_allclose(actual['logprobs'], expected['logprobs'], atol=1e-5)
+
+
+def test_requests_that_take_turns_change_rounding_only(policy_folder, tmp_path):
+    """Responses longer than the prompts: several requests share a slot."""
+    together, in_turns = (
+        run(policy_folder, tmp_path, ROWS[:4], num_samples=3, batch_size=size, max_new_tokens=180)
+        for size in (12, 3)
+    )
+    lengths = {len(completion['tokens']) for completion in all_completions(together)}
+    assert len(lengths) > 3
+    for actual, expected in zip(all_completions(in_turns), all_completions(together), strict=True):
         assert actual['tokens'] == expected['tokens']
         np.testing.assert_allclose(actual['logprobs'], expected['logprobs'], atol=1e-5)
 

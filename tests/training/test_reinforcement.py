@@ -107,6 +107,25 @@ def test_runs_go_on_to_a_number_of_sampled_tokens(policy, whole_run, tmp_path):
     assert read_steps(tmp_path) == read_steps(whole_run)
 
 
+def test_rows_that_take_turns_give_the_same_metrics(policy, whole_run, tmp_path):
+    assert train_policy(small_run(policy, rollout_slots=3), tmp_path)
+    for ours, theirs in zip(read_steps(tmp_path), read_steps(whole_run), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(rollout_slots=1000), 'rollout_slots=1000 must be at most'),
+        (dict(rollout_slots=3, mesh={'data': 2}), 'a multiple of mesh.data x mesh.fsdp = 2'),
+        (dict(rollout_slots=2, prompts_per_step=3, mesh={'data': 2}), 'prompts_per_step=3 must'),
+    ],
+)
+def test_slots_that_do_not_fit_are_refused(policy, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        train_policy(small_run(policy, **changes), tmp_path)
+
+
 def test_a_mesh_gives_the_same_metrics(policy, whole_run, tmp_path):
     config = small_run(policy, num_steps=1)
     config.mesh.update(data=2, fsdp=2, tensor=2)

@@ -1,0 +1,377 @@
+"""Rollouts of more rows than are decoded together: a slot whose row ends takes the next row.
+
+Prompts are read first, each once however many rows share it. Then every step decodes one token of
+every slot. The cache of a slot is a ring: at step s all slots write slot position s mod S, and a
+row that is taken up at step s gets its prompt just behind that, so that a step still writes the
+cache with one slice update. With S = P + T positions no row meets its own tail. What a key's
+position is, `KVCache.positions_BS` says, so attention is the same wherever the ring stands.
+
+Rows stay on their shard of the mesh: each shard has its own slots and its own queue.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from mrt_jax.models.cache import Context, KVCache, empty_cache, write
+from mrt_jax.models.transformer import NewKV, Transformer, unembedding
+from mrt_jax.sampling.forward import next_logits, read_tokens
+from mrt_jax.sampling.phases import (
+    Budget,
+    RowPhases,
+    Terminals,
+    advance_phases,
+    choose_tokens,
+    start_phases,
+)
+from mrt_jax.sampling.processors import SamplingConfig, sample_tokens
+from mrt_jax.sampling.row_keys import draw_uniforms
+from mrt_jax.sampling.sampler import PromptBatch, Rollout, prompt_positions, response_slots
+from mrt_jax.sharding.mesh import shards_in_use
+
+
+@struct.dataclass
+class _Rows:
+    """All rows, by shard: [G, N + 1, ...]; the last of a shard stands for no row and has ended."""
+
+    prompt_lengths: jax.Array
+    uniforms: jax.Array
+    phases: RowPhases
+    tokens: jax.Array
+    logprobs: jax.Array
+    sampled: jax.Array
+
+
+@struct.dataclass
+class _Decode:
+    """Carry of the decode loop.
+
+    Attributes:
+        step: int32, steps since the start.
+        next_G: int32, the next row of each shard's queue.
+        row_GW: int32, the row in each slot; N for none.
+        hidden_GWD: of the last token fed.
+        rows: all of them.
+        cache: of the slots, G x W rows of P + T positions.
+        kept: of the rows that have ended; None to keep none.
+    """
+
+    step: jax.Array
+    next_G: jax.Array
+    row_GW: jax.Array
+    hidden_GWD: jax.Array
+    rows: _Rows
+    cache: KVCache
+    kept: KVCache | None
+
+
+@struct.dataclass
+class _Prompts:
+    """Prompts that have been read: hidden states of their last tokens, and their cache."""
+
+    hidden_GQD: jax.Array
+    cache: KVCache
+
+
+def _sample_in_slots(
+    model: Transformer,
+    params: Any,
+    prompts: PromptBatch,
+    keys_B: jax.Array,
+    terminals: Terminals,
+    *,
+    budget: Budget,
+    sampling: SamplingConfig,
+    slots: int,
+    group_size: int = 1,
+    keep_cache: bool = True,
+) -> Rollout:
+    """Samples one response for each row, as `sample_rollouts` does, in fewer slots.
+
+    Args:
+        model: the policy's network; static.
+        params: its parameters.
+        prompts: B rows.
+        keys_B: typed PRNG keys, one a row.
+        terminals: what ends thoughts and rows.
+        budget: token budgets; static.
+        sampling: how tokens are drawn; static.
+        slots: rows decoded together; a multiple of the mesh's row shards; static.
+        group_size: rows in a row that share one prompt, which is read once; static.
+        keep_cache: whether the result's cache holds the rows' keys and values, in an order that
+            only its `positions_BS` tells; else it has no slots; static.
+
+    Returns:
+        The rollouts. A row's tokens follow from its prompt and its key alone.
+
+    Raises:
+        ValueError: slots, rows and groups do not divide each other; while tracing.
+    """
+    total, width = prompts.tokens_BP.shape
+    shards = shards_in_use(total)
+    if slots % shards or total % (shards * group_size):
+        raise ValueError(
+            f'{total} rows in groups of {group_size} and {slots} slots do not split evenly over '
+            f'{shards} shards'
+        )
+    rows, own_slots = total // shards, slots // shards
+    steps = response_slots(budget, terminals)
+    ring = width + steps
+    unembedding_DV = unembedding(params, model.config)
+    read = _read_prompts(
+        model, params, prompts, shards=shards, group_size=group_size, most=own_slots
+    )
+
+    def begin() -> _Decode:
+        flat = _Rows(
+            prompt_lengths=prompts.lengths_B,
+            uniforms=draw_uniforms(keys_B, steps),
+            phases=start_phases(prompts.lengths_B > 0, budget, prompts.limits_B),
+            tokens=jnp.full((total, steps), terminals.pad_id, jnp.int32),
+            logprobs=jnp.zeros((total, steps), jnp.float32),
+            sampled=jnp.zeros((total, steps), bool),
+        )
+        nobody = start_phases(jnp.zeros((shards, 1), bool), budget)
+
+        def by_shard(x: jax.Array) -> jax.Array:
+            x = x.reshape(shards, rows, *x.shape[1:])
+            return jnp.pad(x, ((0, 0), (0, 1), *((0, 0),) * (x.ndim - 2)))
+
+        by_shards = jax.tree.map(by_shard, flat)
+        phases = jax.tree.map(lambda x, none: x.at[:, -1:].set(none), by_shards.phases, nobody)
+        return _Decode(
+            step=jnp.int32(0),
+            next_G=jnp.zeros(shards, jnp.int32),
+            row_GW=jnp.full((shards, own_slots), rows, jnp.int32),
+            hidden_GWD=jnp.zeros((shards, own_slots, model.config.width), model.dtype),
+            rows=dataclasses.replace(by_shards, phases=phases),
+            cache=empty_cache(model.config, slots, ring, model.dtype),
+            kept=empty_cache(model.config, total, ring, model.dtype) if keep_cache else None,
+        )
+
+    def free_GW(decode: _Decode) -> jax.Array:
+        """bool[G, W], slots to turn over: their row has ended, or there is one for them to take."""
+        none_GW = decode.row_GW == rows
+        ended_GW = ~_pick(decode.rows.phases, decode.row_GW).live_B
+        return jnp.where(none_GW, (decode.next_G < rows)[:, None], ended_GW)
+
+    def turn_over(decode: _Decode) -> _Decode:
+        """Puts away the row of one slot of each shard and takes up the next of the queue."""
+        chosen_GW = free_GW(decode)
+        any_G = chosen_GW.any(axis=1)
+        slot_G = chosen_GW.argmax(axis=1)
+        old_G = jnp.where(any_G, _pick(decode.row_GW, slot_G), rows)
+        taken_G = any_G & (decode.next_G < rows)
+        new_G = jnp.where(taken_G, decode.next_G, rows)
+        prompt_G = jnp.where(taken_G, decode.next_G // group_size, 0)
+        kept = decode.kept
+        if kept is not None:
+            kept = _put_rows(kept, old_G, _pick_rows(decode.cache, slot_G, shards), shards)
+        prompt_cache = _ring(_pick_rows(read.cache, prompt_G, shards), ring, decode.step)
+        return dataclasses.replace(
+            decode,
+            next_G=decode.next_G + taken_G,
+            row_GW=_put(decode.row_GW, jnp.where(any_G, slot_G, own_slots), new_G),
+            hidden_GWD=_put(
+                decode.hidden_GWD, jnp.where(taken_G, slot_G, own_slots),
+                _pick(read.hidden_GQD, prompt_G),
+            ),
+            cache=_put_rows(
+                decode.cache, jnp.where(taken_G, slot_G, own_slots), prompt_cache, shards
+            ),
+            kept=kept,
+        )
+
+    def decode_token(decode: _Decode) -> _Decode:
+        phases_GW = _pick(decode.rows.phases, decode.row_GW)
+        phases_X = jax.tree.map(jnp.ravel, phases_GW)
+        column_GW = phases_GW.lengths_B
+        uniforms_X = _pick_cells(decode.rows.uniforms, decode.row_GW, column_GW).ravel()
+        hidden_XD = decode.hidden_GWD.reshape(slots, -1)
+        logits_XV = next_logits(hidden_XD, unembedding_DV, model.config.logit_cap)
+        drawn_X, logprobs_X = sample_tokens(logits_XV, uniforms_X, sampling)
+        tokens_X, sampled_X = choose_tokens(phases_X, drawn_X, terminals)
+        starts_X = _pick(decode.rows.prompt_lengths, decode.row_GW).ravel()
+        positions_X = jnp.where(phases_X.live_B, starts_X + phases_X.lengths_B, -1)
+        hidden_X1D, new_kv = read_tokens(
+            model, params, tokens_X[:, None], positions_X[:, None], (Context(decode.cache),)
+        )
+        advanced_X = advance_phases(phases_X, tokens_X, budget, terminals)
+        put = functools.partial(_put_cells, row_GW=decode.row_GW, column_GW=column_GW)
+        return dataclasses.replace(
+            decode,
+            step=decode.step + 1,
+            hidden_GWD=hidden_X1D.reshape(decode.hidden_GWD.shape),
+            rows=dataclasses.replace(
+                decode.rows,
+                phases=_put(decode.rows.phases, decode.row_GW, advanced_X),
+                tokens=put(decode.rows.tokens, tokens_X),
+                logprobs=put(decode.rows.logprobs, jnp.where(sampled_X, logprobs_X, 0)),
+                sampled=put(decode.rows.sampled, sampled_X),
+            ),
+            cache=write(decode.cache, new_kv, positions_X[:, None], decode.step % ring),
+        )
+
+    def undisturbed(decode: _Decode) -> jax.Array:
+        return (decode.row_GW < rows).any() & ~free_GW(decode).any()
+
+    def unfinished(decode: _Decode) -> jax.Array:
+        return (decode.row_GW < rows).any() | free_GW(decode).any()
+
+    def go_on(decode: _Decode) -> _Decode:
+        decode = jax.lax.while_loop(lambda d: free_GW(d).any(), turn_over, decode)
+        return jax.lax.while_loop(undisturbed, decode_token, decode)
+
+    decode = jax.lax.while_loop(unfinished, go_on, begin())
+
+    def whole(x: jax.Array) -> jax.Array:
+        return x[:, :rows].reshape(total, *x.shape[2:])
+
+    done = jax.tree.map(whole, decode.rows)
+    return Rollout(
+        prompt_tokens_BP=prompts.tokens_BP,
+        prompt_lengths_B=prompts.lengths_B,
+        tokens_BT=done.tokens,
+        logprobs_BT=done.logprobs,
+        sampled_BT=done.sampled,
+        lengths_B=done.phases.lengths_B,
+        thought_closed_B=done.phases.thought_B,
+        forced_B=done.phases.forced_B,
+        ended_B=done.phases.stopped_B,
+        cache=decode.kept or empty_cache(model.config, total, 0, model.dtype),
+    )
+
+
+sample_in_slots = jax.jit(
+    _sample_in_slots,
+    static_argnames=('model', 'budget', 'sampling', 'slots', 'group_size', 'keep_cache'),
+)
+
+
+def _read_prompts(
+    model: Transformer,
+    params: Any,
+    prompts: PromptBatch,
+    *,
+    shards: int,
+    group_size: int,
+    most: int,
+) -> _Prompts:
+    """Reads the Q distinct prompts of each of G shards, at most so many at a time on each."""
+    total, width = prompts.tokens_BP.shape
+    count = total // shards // group_size
+    parts = next(parts for parts in range(-(-count // most), count + 1) if count % parts == 0)
+
+    def split(x: jax.Array) -> jax.Array:
+        x = x.reshape(shards, parts, count // parts, group_size, *x.shape[1:])[:, :, :, 0]
+        return x.swapaxes(0, 1).reshape(parts, -1, *x.shape[3:])
+
+    def read(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, NewKV, jax.Array]:
+        tokens_YP, lengths_Y = part
+        positions_YP = prompt_positions(lengths_Y, width)
+        hidden_YPD, new_kv = read_tokens(model, params, tokens_YP, positions_YP)
+        return hidden_YPD[:, -1], new_kv, positions_YP
+
+    hidden, (k, v), positions = jax.lax.map(
+        read, (split(prompts.tokens_BP), split(prompts.lengths_B))
+    )
+
+    def join(x: jax.Array, axis: int) -> jax.Array:
+        """[parts, ..., G * y, ...] to [..., G * parts * y, ...]; `axis` is that of G * y."""
+        x = jnp.moveaxis(x, 0, axis)
+        shape = x.shape
+        x = x.reshape(*shape[:axis], parts, shards, -1, *shape[axis + 2 :])
+        return x.swapaxes(axis, axis + 1).reshape(*shape[:axis], -1, *shape[axis + 2 :])
+
+    return _Prompts(
+        hidden_GQD=join(hidden, 0).reshape(shards, count, -1).astype(model.dtype),
+        cache=KVCache(
+            k_LBKCS=join(k, 1).swapaxes(-1, -2).astype(model.dtype),
+            v_LBKSC=join(v, 1).astype(model.dtype),
+            positions_BS=join(positions, 0),
+        ),
+    )
+
+
+def _ring(prompt: KVCache, size: int, step: jax.Array) -> KVCache:
+    """Prompts' caches on rings of `size` positions, the next token's being `step` mod `size`."""
+    width = prompt.positions_BS.shape[1]
+
+    def turn(x: jax.Array, axis: int, empty: int) -> jax.Array:
+        padding = [(0, 0)] * x.ndim
+        padding[axis] = (0, size - width)
+        return jnp.roll(jnp.pad(x, padding, constant_values=empty), step - width, axis)
+
+    return KVCache(
+        k_LBKCS=turn(prompt.k_LBKCS, 4, 0),
+        v_LBKSC=turn(prompt.v_LBKSC, 3, 0),
+        positions_BS=turn(prompt.positions_BS, 1, -1),
+    )
+
+
+def _pick(tree: Any, index: jax.Array) -> Any:
+    """Of arrays [G, N, ...] the entries `index` [G, ...], each shard its own."""
+    return jax.tree.map(lambda x: jax.vmap(lambda part, at: part[at])(x, index), tree)
+
+
+def _put(tree: Any, index: jax.Array, values: Any) -> Any:
+    """Arrays [G, N, ...] with entries `index` [G, ...] replaced; those beyond N are dropped."""
+    put = jax.vmap(lambda part, at, new: part.at[at].set(new, mode='drop'))
+    return jax.tree.map(
+        lambda x, new: put(x, index, new.reshape(*index.shape, *x.shape[2:])), tree, values
+    )
+
+
+def _pick_cells(x: jax.Array, row_GW: jax.Array, column_GW: jax.Array) -> jax.Array:
+    """Of [G, N, T] the cells at rows and columns, [G, W]; columns beyond T give the last."""
+    return jax.vmap(lambda part, row, column: part.at[row, column].get(mode='clip'))(
+        x, row_GW, column_GW
+    )
+
+
+def _put_cells(
+    x: jax.Array, values_X: jax.Array, *, row_GW: jax.Array, column_GW: jax.Array
+) -> jax.Array:
+    """[G, N, T] with the cells at rows and columns replaced; columns beyond T are dropped."""
+    put = jax.vmap(lambda part, row, column, new: part.at[row, column].set(new, mode='drop'))
+    return put(x, row_GW, column_GW, values_X.reshape(row_GW.shape))
+
+
+def _pick_rows(cache: KVCache, index_G: jax.Array, shards: int) -> KVCache:
+    """One row of each shard, a cache of G rows."""
+
+    def pick(x: jax.Array, axis: int) -> jax.Array:
+        take = jax.vmap(lambda part, row: jnp.take(part, row, axis=axis), (axis, 0), axis)
+        return take(_split_rows(x, axis, shards), index_G)
+
+    return KVCache(
+        k_LBKCS=pick(cache.k_LBKCS, 1),
+        v_LBKSC=pick(cache.v_LBKSC, 1),
+        positions_BS=pick(cache.positions_BS, 0),
+    )
+
+
+def _put_rows(cache: KVCache, index_G: jax.Array, rows: KVCache, shards: int) -> KVCache:
+    """Replaces one row of each shard by a row of `rows`; an index beyond the last is dropped."""
+
+    def put(x: jax.Array, new: jax.Array, axis: int) -> jax.Array:
+        def set_row(part: jax.Array, row: jax.Array, new: jax.Array) -> jax.Array:
+            return part.at[(slice(None),) * axis + (row,)].set(new, mode='drop')
+
+        parts = _split_rows(x, axis, shards)
+        return jax.vmap(set_row, (axis, 0, axis), axis)(parts, index_G, new).reshape(x.shape)
+
+    return KVCache(
+        k_LBKCS=put(cache.k_LBKCS, rows.k_LBKCS, 1),
+        v_LBKSC=put(cache.v_LBKSC, rows.v_LBKSC, 1),
+        positions_BS=put(cache.positions_BS, rows.positions_BS, 0),
+    )
+
+
+def _split_rows(x: jax.Array, axis: int, shards: int) -> jax.Array:
+    """[..., G * N, ...] as [..., G, N, ...]."""
+    return x.reshape(*x.shape[:axis], shards, -1, *x.shape[axis + 1 :])

@@ -1,0 +1,104 @@
+"""Rows that take turns in few slots, against the same rows decoded together."""
+
+import jax
+import numpy as np
+import pytest
+
+from mrt_jax.sampling.phases import Budget
+from mrt_jax.sampling.processors import SamplingConfig
+from mrt_jax.sampling.row_keys import split_by_row
+from mrt_jax.sampling.sampler import encode_prompts, sample_rollouts
+from mrt_jax.sampling.slots import sample_in_slots
+from mrt_jax.sharding.mesh import make_mesh
+from mrt_jax.sharding.rules import batch_sharding, replicated, use_mesh
+
+BUDGET = Budget(max_thinking_tokens=10, max_answer_tokens=6)
+WIDTH = 8
+FIELDS = ('tokens_BT', 'sampled_BT', 'lengths_B', 'thought_closed_B', 'forced_B', 'ended_B')
+
+
+def arguments(tiny, prompts, terminals):
+    keys_B = split_by_row(jax.random.key(0), len(prompts))
+    return tiny.model, tiny.params, encode_prompts(prompts, WIDTH), keys_B, terminals
+
+
+def roll(tiny, prompts, terminals, **options):
+    return sample_in_slots(
+        *arguments(tiny, prompts, terminals), budget=BUDGET, sampling=SamplingConfig(), **options
+    )
+
+
+def together(tiny, prompts, terminals):
+    return sample_rollouts(
+        *arguments(tiny, prompts, terminals), budget=BUDGET, sampling=SamplingConfig()
+    )
+
+
+def assert_same(one, two):
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name), name)
+    np.testing.assert_allclose(one.logprobs_BT, two.logprobs_BT, rtol=1e-4, atol=1e-5)
+
+
+def by_position(cache, row):
+    """Positions of a row's tokens in order, with their keys and values."""
+    positions_S = np.asarray(cache.positions_BS[row])
+    order = np.argsort(positions_S, kind='stable')
+    order = order[positions_S[order] >= 0]
+    keys, values = np.asarray(cache.k_LBKCS[:, row]), np.asarray(cache.v_LBKSC[:, row])
+    return positions_S[order], keys[..., order], values[..., order, :]
+
+
+@pytest.mark.parametrize('slots', [1, 3, 8, 12])
+def test_rows_are_those_of_the_whole_batch(tiny, prompts, terminals, slots):
+    prompts = [*prompts, [], *prompts[:3]]
+    expected = together(tiny, prompts, terminals)
+    rollout = roll(tiny, prompts, terminals, slots=slots)
+    assert_same(rollout, expected)
+    assert len({*np.asarray(expected.lengths_B).tolist()}) > 3  # Else nobody takes turns.
+    for row in range(len(prompts)):
+        ours, theirs = by_position(rollout.cache, row), by_position(expected.cache, row)
+        for mine, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_group_shares_its_prompt(tiny, prompts, terminals):
+    prompts = [prompt for prompt in prompts[:4] for _ in range(3)]
+    expected = together(tiny, prompts, terminals)
+    assert_same(roll(tiny, prompts, terminals, slots=5, group_size=3), expected)
+    shared = sample_rollouts(
+        *arguments(tiny, prompts, terminals), budget=BUDGET, sampling=SamplingConfig(),
+        group_size=3,
+    )
+    assert_same(shared, expected)
+
+
+def test_the_cache_is_kept_on_demand_only(tiny, prompts, terminals):
+    rollout = roll(tiny, prompts, terminals, slots=2, keep_cache=False)
+    assert_same(rollout, together(tiny, prompts, terminals))
+    assert rollout.cache.positions_BS.shape == (len(prompts), 0)
+
+
+@pytest.mark.parametrize('sizes', [dict(data=4), dict(data=2, fsdp=2), dict(data=2, tensor=2)])
+def test_rows_stay_on_their_shard(tiny, prompts, terminals, sizes):
+    prompts = [prompt for prompt in (prompts * 3)[:16] for _ in range(2)]
+    mesh = make_mesh(**sizes)
+    model, params, batch, keys_B, terminals = arguments(tiny, prompts, terminals)
+    by_row = batch_sharding(mesh)
+    with use_mesh(mesh):
+        arrays = (
+            jax.device_put(params, replicated(mesh)), jax.device_put(batch, by_row),
+            jax.device_put(keys_B, by_row), jax.device_put(terminals, replicated(mesh)),
+        )
+        options = dict(budget=BUDGET, sampling=SamplingConfig(), slots=8, group_size=2)
+        rollout = sample_in_slots(model, *arrays, **options)
+        program = sample_in_slots.lower(model, *arrays, **options).compile().as_text()
+    assert_same(rollout, together(tiny, prompts, terminals))
+    shard = rollout.cache.k_LBKCS.sharding.shard_shape(rollout.cache.k_LBKCS.shape)
+    assert shard[1] == len(prompts) // (mesh.shape['data'] * mesh.shape['fsdp'])
+    assert 'all-gather' not in program and 'all-to-all' not in program
+
+
+def test_shapes_that_do_not_divide_are_refused(tiny, prompts, terminals):
+    with pytest.raises(ValueError, match='groups of 3'):
+        roll(tiny, prompts[:4], terminals, slots=2, group_size=3)
