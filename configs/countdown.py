@@ -92,6 +92,7 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     # Meta-prover.
     config.max_boundaries = 8
     config.branches = 4  # M, answers at each boundary
+    config.prover_rounds = 1  # 2: half of M everywhere, the rest where neighbours are in doubt
 
     # Credit: outcome advantage + alpha x progress advantage.
     config.credit = 'none'  # none | scalar | episode | to_go
@@ -106,6 +107,9 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.kl_coef = 0.0  # k3 penalty towards the policy folder that the run began with
     config.entropy_coef = 0.0
     config.aggregation = 'sequence'  # mean over: token | sequence | constant
+    # Weights trainer / sampler of the tokens, for samplers that round otherwise than the trainer:
+    # level none | token | sequence, those above `most` bound by truncate | mask.
+    config.mismatch = ml_collections.ConfigDict(dict(level='none', bound='truncate', most=2.0))
     config.updates_per_step = 1  # passes over each batch of rollouts
     config.row_tokens = 240  # of a row of an update, which traces are packed into
     config.microbatch_rows = 8

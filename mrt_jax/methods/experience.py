@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrt_jax.errors import InputError
+from mrt_jax.kernels.allocation import boundaries_in_doubt
 from mrt_jax.kernels.episodes import Episodes, TokenBytes, find_marker, segment
 from mrt_jax.kernels.matcher import build_matcher
 from mrt_jax.kernels.progress import Success, success_rate
@@ -23,9 +24,12 @@ from mrt_jax.policies.tokenizers import Tokenizer
 from mrt_jax.sampling.fork import Branches, Termination, prove_branches
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
+from mrt_jax.sampling.row_keys import fold_in_each
 from mrt_jax.sampling.sampler import PromptBatch, Rollout, encode_prompts, sample_rollouts
 from mrt_jax.sampling.slots import sample_in_slots
 from mrt_jax.tasks.task import Problem, Task, Verdict
+
+_SECOND_ROUND = 2**31 - 1  # Folded into a trace's key; boundaries fold in small numbers.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,14 +190,64 @@ def prove(
     branches: int,
     max_answer_tokens: int,
     sampling: SamplingConfig,
+    rounds: int = 1,
 ) -> Proof:
     """Asks the meta-prover at every boundary: J_r(mu(. | x, z_{0:j})), Def. 4.1.
 
-    Args are those of `explore`; `branches` is M, the answers sampled at each boundary.
+    Args are those of `explore`, and:
+        branches: M, the answers sampled at each boundary.
+        rounds: 1, or 2: half of the answers at every boundary, then M more at those
+            `boundaries_in_doubt`, which are half of them at most. M is even.
     """
-    rollout, episodes = experience.rollout, experience.episodes
-    mask_BE = np.array(episodes.mask_BE)
+    mask_BE = np.array(experience.episodes.mask_BE)
     mask_BE[len(answers) :] = False
+    ask = functools.partial(
+        _ask, model, params, reader, experience, answers, max_answer_tokens=max_answer_tokens,
+        sampling=sampling,
+    )
+    answered = [ask(mask_BE, keys_B, branches=branches // rounds)]
+    if rounds == 2:
+        first = success_rate(answered[0].correct_BEM, answered[0].mask_BEM)
+        again_BE = np.asarray(boundaries_in_doubt(first.mean_BE, mask_BE))
+        keys_B = fold_in_each(keys_B, jnp.full(keys_B.shape, _SECOND_ROUND))
+        answered.append(ask(again_BE, keys_B, branches=branches))
+    correct_BEM, mask_BEM, tokens_BEM = (
+        np.concatenate(parts, axis=-1)
+        for parts in zip(*map(dataclasses.astuple, answered), strict=True)
+    )
+    success = success_rate(correct_BEM, mask_BEM)
+    counts_BE = np.maximum(np.asarray(success.count_BE), 1)
+    return Proof(
+        success=success,
+        answer_tokens_BE=(tokens_BEM.sum(-1) / counts_BE).astype(np.float32),
+        sampled_tokens=int(tokens_BEM.sum()),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answered:
+    """Answers of one round: right or not, drawn or not, tokens sampled."""
+
+    correct_BEM: np.ndarray
+    mask_BEM: np.ndarray
+    tokens_BEM: np.ndarray
+
+
+def _ask(
+    model: Transformer,
+    params: Any,
+    reader: Reader,
+    experience: Experience,
+    answers: Sequence[Any],
+    mask_BE: np.ndarray,
+    keys_B: jax.Array,
+    *,
+    branches: int,
+    max_answer_tokens: int,
+    sampling: SamplingConfig,
+) -> _Answered:
+    """Samples and judges answers at some boundaries."""
+    rollout, episodes = experience.rollout, experience.episodes
     sampled = prove_branches(
         model,
         params,
@@ -209,12 +263,10 @@ def prove(
         sampling=sampling,
     )
     correct_BEM = _judge_branches(reader, experience, sampled, answers, mask_BE)
-    tokens_BEM = np.asarray(sampled.sampled_BEMA).sum(-1)
-    branch_mask_BEM = np.broadcast_to(mask_BE[..., None], correct_BEM.shape)
-    return Proof(
-        success=success_rate(correct_BEM, branch_mask_BEM),
-        answer_tokens_BE=tokens_BEM.mean(-1, dtype=np.float32),
-        sampled_tokens=int(tokens_BEM.sum()),
+    return _Answered(
+        correct_BEM=correct_BEM,
+        mask_BEM=np.broadcast_to(mask_BE[..., None], correct_BEM.shape),
+        tokens_BEM=np.asarray(sampled.sampled_BEMA).sum(-1),
     )
 
 

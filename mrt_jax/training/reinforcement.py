@@ -14,6 +14,7 @@ import optax
 
 from mrt_jax.data.iterator import ProblemIterator
 from mrt_jax.errors import InputError
+from mrt_jax.kernels.mismatch import BOUNDS, LEVELS, importance_weights
 from mrt_jax.kernels.regret import normalized_regret
 from mrt_jax.kernels.surrogate import token_weights
 from mrt_jax.methods.credit import CreditConfig, assign_credit
@@ -120,6 +121,19 @@ def prepare(config: Any) -> Setup:
     model = make_network(config, policy.config)
     budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
     validate_mesh(mesh, policy.config, rows=rows)
+    mismatch = config.mismatch
+    if mismatch.level not in ('none', *LEVELS) or mismatch.bound not in BOUNDS:
+        raise InputError(
+            f'mismatch.level={mismatch.level!r} must be one of none, {", ".join(LEVELS)}, and '
+            f'mismatch.bound={mismatch.bound!r} one of {", ".join(BOUNDS)}'
+        )
+    if mismatch.most < 1:
+        raise InputError(f'mismatch.most={mismatch.most} must be at least 1')
+    if config.prover_rounds not in (1, 2) or config.branches % config.prover_rounds:
+        raise InputError(
+            f'prover_rounds={config.prover_rounds} must be 1 or 2, and 2 needs an even number of '
+            f'branches, not {config.branches}'
+        )
     slots, shards = config.rollout_slots, row_shards(mesh)
     if not 0 <= slots <= rows or slots % shards:
         raise InputError(
@@ -184,6 +198,9 @@ def train_policy(config: Any, workdir: Path) -> bool:
     if config.kl_coef:
         scorer = make_scorer(setup.model.clone(lora_rank=0), setup.mesh, **shape)
         reference = functools.partial(scorer, setup.policy.params)
+    own_logprobs = None
+    if config.mismatch.level != 'none':
+        own_logprobs = make_scorer(setup.model, setup.mesh, **shape)
     frozen = setup.policy.params if config.lora_rank else {}
     batches = ProblemIterator(setup.problems, config.prompts_per_step, config.seed)
     totals = {'sampled_tokens_total': 0}
@@ -203,9 +220,15 @@ def train_policy(config: Any, workdir: Path) -> bool:
             proof = ask_prover(setup, params, experience, answers, key)
         proved = time.monotonic()
         batch, metrics = make_batch(setup, experience, proof, reference)
+        if own_logprobs:
+            logprobs_BT = own_logprobs(
+                params, batch.tokens_BT, batch.positions_BT, batch.segments_BT
+            )
+            batch, mismatch = correct_mismatch(batch, logprobs_BT, **config.mismatch)
+            metrics |= mismatch
         for _ in range(config.updates_per_step):
             state, update_metrics = update(state, frozen, batch)
-        metrics = jax.device_get(metrics | update_metrics)
+        metrics = jax.device_get(update_metrics | metrics)
         ended = time.monotonic()
         sampled = metrics['sampled_tokens'] + metrics.get('prover_tokens', 0)
         totals['sampled_tokens_total'] += int(sampled)
@@ -298,7 +321,7 @@ def ask_prover(
         setup.model, params, setup.reader, experience, answers,
         jax.device_put(split_by_row(jax.random.fold_in(key, _PROVER), setup.rows), by_row),
         branches=setup.config.branches, max_answer_tokens=setup.config.max_answer_tokens,
-        sampling=setup.sampling,
+        sampling=setup.sampling, rounds=setup.config.prover_rounds,
     )
 
 
@@ -333,6 +356,33 @@ def make_batch(
         )
     packed = {'packed_share': packed_share(plan, config.microbatch_rows)}
     return batch, {**credit.metrics, **describe(setup, experience, proof), **packed}
+
+
+@functools.partial(jax.jit, static_argnames=('level', 'bound', 'most'))
+def correct_mismatch(
+    batch: UpdateBatch, trainer_logprobs_BT: jax.Array, *, level: str, bound: str, most: float
+) -> tuple[UpdateBatch, dict[str, jax.Array]]:
+    """The batch as the trainer's own policy would weigh it, see `importance_weights`.
+
+    Ratios of the surrogate are then to the trainer's log-probabilities before the first update.
+    """
+    trained_BT = batch.weights_BT > 0
+    weights_BT, bounded_BT = importance_weights(
+        trainer_logprobs_BT, batch.old_logprobs_BT, trained_BT, batch.segments_BT,
+        level=level, bound=bound, most=most,
+    )
+    tokens = jnp.maximum(trained_BT.sum(), 1)
+    difference_BT = jnp.abs(trainer_logprobs_BT - batch.old_logprobs_BT)
+    metrics = {
+        'sampler_trainer_difference': (batch.weights_BT * difference_BT).sum()
+        / jnp.maximum(batch.weights_BT.sum(), 1e-30),
+        'mismatch_bounded': bounded_BT.sum() / tokens,
+        'mismatch_weight': jnp.where(trained_BT, weights_BT, 0).sum() / tokens,
+    }
+    batch = batch.replace(
+        weights_BT=batch.weights_BT * weights_BT, old_logprobs_BT=trainer_logprobs_BT
+    )
+    return batch, metrics
 
 
 @jax.jit

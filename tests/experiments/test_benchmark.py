@@ -18,19 +18,23 @@ def test_the_table_and_the_file_agree(tmp_path):
     result = run(
         tmp_path, '--shape=countdown', '--traces=2', '--trace_tokens=16', '--boundaries=1',
         '--branches=2', '--answer_tokens=2', '--traces_in_file=64', '--requests=4', '--batch=2',
-        '--prompt_tokens=4', '--new_tokens=4',
+        '--prompt_tokens=4', '--new_tokens=4', '--row_tokens=64',
     )
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / 'out.json').read_text())
     parts = report['parts']
-    assert set(parts) == {'rollouts', 'kernels', 'prover'} and report['peak_host_bytes'] > 0
+    assert set(parts) == {'rollouts', 'kernels', 'prover', 'step', 'memory'}
+    assert report['peak_host_bytes'] > 0
     for rows in parts.values():
         for row in rows:
             assert f'| {next(iter(row.values()))} |' in result.stdout
-            assert row['seconds'] > 0
+            assert row.get('seconds', 1) > 0
     ways = {row['rollouts']: row for row in parts['rollouts']}
     assert ways['even, in batches']['tokens'] == ways['even, slots refilled']['tokens'] == 4 * 4
     assert 4 <= ways['ragged, in batches']['tokens'] < 4 * 4
+    step = {row['part']: row['seconds'] for row in parts['step']}
+    assert step['GRPO step'] == pytest.approx(step['rollouts'] + step['update'])
+    assert step['MRT step'] == pytest.approx(step['GRPO step'] + step['meta-prover'])
     fork = parts['prover'][0]
     assert fork['times the fork'] == 1
     # Two traces, one boundary, two branches, two tokens; the plain ways ran on one trace.
@@ -40,8 +44,10 @@ def test_the_table_and_the_file_agree(tmp_path):
 
 @pytest.mark.parametrize(
     ('flag', 'said'),
-    [('--parts=kernel', '--parts=kernel is unknown; known: rollouts, kernels, prover'),
+    [('--parts=kernel', 'is unknown; known: rollouts, kernels, prover, step, memory'),
      ('--requests=33', '--requests=33 is no multiple of --batch=32'),
+     ('--microbatch_rows=3', '--microbatch_rows=3 does not divide --traces=16'),
+     ('--prompt_tokens=1024', '--prompt_tokens=1024 leaves no response'),
      ('--sampled_traces=20', '--sampled_traces=20 is more than --traces'),
      ('--boundaries=4000', '--boundaries=4000 is more than --trace_tokens')],
 )

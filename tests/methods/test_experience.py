@@ -1,11 +1,13 @@
 """Traces of a task without a thought block: the whole response is the thought."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 import pytest
 
+from mrt_jax.kernels.allocation import boundaries_in_doubt
 from mrt_jax.methods.experience import explore, group_prompts, make_reader, prove, spent_tokens
 from mrt_jax.policies.chat import ChatTemplate
 from mrt_jax.sampling.phases import Budget
@@ -50,6 +52,38 @@ def traces():
         sampling=sampling,
     )
     return reader, experience, proof
+
+
+@pytest.fixture(scope='module')
+def ask(traces):
+    """Asks the meta-prover about the traces, half of whose answers are right."""
+    reader, experience, _ = traces
+    task = dataclasses.replace(
+        reader.task,
+        check=lambda response, answer: Verdict(sum(response.encode()) % 2 == 0, None, 'equal'),
+    )
+    model, params = tiny_model(vocab_size=reader.tokenizer.vocab_size)
+    keys_B = jax.random.split(jax.random.key(1), 16)
+    return functools.partial(
+        prove, model, params, dataclasses.replace(reader, task=task), experience, ['4'] * 16,
+        keys_B, max_answer_tokens=4, sampling=SamplingConfig(),
+    )
+
+
+def test_the_second_round_asks_where_neighbours_are_in_doubt(traces, ask):
+    mask_BE = np.asarray(traces[1].episodes.mask_BE)
+    half, both = ask(branches=2), ask(branches=4, rounds=2)
+    again_BE = np.asarray(boundaries_in_doubt(half.success.mean_BE, mask_BE))
+    counts_BE = np.where(mask_BE, 2, 0) + np.where(again_BE, 4, 0)
+    assert again_BE.any() and not again_BE[mask_BE].all()
+    np.testing.assert_array_equal(both.success.count_BE, counts_BE)
+    once = np.asarray(both.success.mean_BE)[~again_BE], np.asarray(half.success.mean_BE)[~again_BE]
+    np.testing.assert_array_equal(*once)
+    hits_BE = np.asarray(both.success.mean_BE) * counts_BE
+    more_BE = hits_BE - 2 * np.asarray(half.success.mean_BE)
+    assert ((more_BE > -1e-5) & (more_BE < 4 + 1e-5)).all()
+    assert half.sampled_tokens < both.sampled_tokens <= 4 * counts_BE.sum()
+    assert ((both.answer_tokens_BE >= 1) == mask_BE).all()
 
 
 def test_a_response_that_ends_by_itself_is_a_complete_thought(traces):

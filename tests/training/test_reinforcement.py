@@ -5,6 +5,7 @@ import os
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +15,8 @@ from mrt_jax.sampling.fork import prove_branches
 from mrt_jax.sampling.sampler import sample_rollouts
 from mrt_jax.training import reinforcement
 from mrt_jax.training.metrics import MetricsWriter
-from mrt_jax.training.reinforcement import prepare, train_policy
+from mrt_jax.training.objective import UpdateBatch
+from mrt_jax.training.reinforcement import correct_mismatch, prepare, train_policy
 from tests.training.run_configs import keep_data_in, save_untrained_policy, small_run
 
 
@@ -113,15 +115,53 @@ def test_rows_that_take_turns_give_the_same_metrics(policy, whole_run, tmp_path)
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.parametrize('level', ['token', 'sequence'])
+def test_where_sampler_and_trainer_agree_the_correction_changes_nothing(
+    policy, whole_run, tmp_path, level
+):
+    config = small_run(policy, num_steps=2)
+    config.mismatch.level = level
+    assert train_policy(config, tmp_path)
+    for ours, theirs in zip(read_steps(tmp_path), read_steps(whole_run), strict=False):
+        assert ours['mismatch_bounded'] == 0
+        assert ours['mismatch_weight'] == pytest.approx(1, abs=1e-3)
+        for name in ('loss', 'grad_norm', 'reward', 'entropy'):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-4)
+
+
+def test_the_correction_takes_the_trainers_part():
+    """Two sequences in a row: one sampled as trained, one at half the trainer's probability."""
+    sampler = jnp.log(jnp.array([[0.5, 0.5, 0.25, 0.25]]))
+    trainer = jnp.log(jnp.array([[0.5, 0.5, 0.5, 0.5]]))
+    batch = UpdateBatch(
+        tokens_BT=jnp.zeros((1, 4), jnp.int32), positions_BT=jnp.array([[0, 1, 0, 1]]),
+        weights_BT=jnp.array([[0, 0.5, 0, 0.5]]), old_logprobs_BT=sampler,
+        advantages_BT=jnp.ones((1, 4)), segments_BT=jnp.array([[0, 0, 1, 1]]),
+    )
+    corrected, metrics = correct_mismatch(
+        batch, trainer, level='token', bound='truncate', most=1.5
+    )
+    np.testing.assert_allclose(corrected.weights_BT, [[0, 0.5, 0, 0.75]], rtol=1e-6)
+    np.testing.assert_array_equal(corrected.old_logprobs_BT, trainer)
+    assert metrics['mismatch_bounded'] == 0.5
+    assert metrics['sampler_trainer_difference'] == pytest.approx(np.log(2) / 2)
+    masked, _ = correct_mismatch(batch, trainer, level='sequence', bound='mask', most=1.5)
+    np.testing.assert_allclose(masked.weights_BT, [[0, 0.5, 0, 0]], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
+        (dict(mismatch={'level': 'word'}), "mismatch.level='word' must be one of none, token"),
+        (dict(mismatch={'most': 0.5}), 'mismatch.most=0.5 must be at least 1'),
+        (dict(prover_rounds=3), 'prover_rounds=3 must be 1 or 2'),
+        (dict(prover_rounds=2, branches=3), 'an even number of branches, not 3'),
         (dict(rollout_slots=1000), 'rollout_slots=1000 must be at most'),
         (dict(rollout_slots=3, mesh={'data': 2}), 'a multiple of mesh.data x mesh.fsdp = 2'),
         (dict(rollout_slots=2, prompts_per_step=3, mesh={'data': 2}), 'prompts_per_step=3 must'),
     ],
 )
-def test_slots_that_do_not_fit_are_refused(policy, tmp_path, changes, message):
+def test_settings_that_do_not_fit_are_refused(policy, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         train_policy(small_run(policy, **changes), tmp_path)
 

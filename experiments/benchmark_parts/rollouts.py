@@ -1,0 +1,67 @@
+"""Responses in batches and in slots that are refilled."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments.benchmark_parts.timing import Rows, network, timed
+from mrt_jax.models.transformer import init_params
+from mrt_jax.sampling.phases import Budget, Terminals
+from mrt_jax.sampling.processors import SamplingConfig
+from mrt_jax.sampling.sampler import PromptBatch, sample_rollouts
+from mrt_jax.sampling.slots import sample_in_slots
+
+
+def time_rollouts() -> Rows:
+    """Responses of one length and of ragged lengths."""
+    values = flags.FLAGS
+    model = network()
+    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    requests, batch, most = values.requests, values.batch, values.new_tokens
+    tokens_NP = rng.integers(0, model.config.vocab_size, (requests, values.prompt_tokens))
+    keys_N = jax.random.split(jax.random.key(1), requests)
+    ragged_N = np.exp(rng.normal(np.log(most / 4) - 0.5, 1.0, requests))
+    limits = {
+        'even': np.full(requests, most), 'ragged': np.clip(np.rint(ragged_N), 1, most).astype(int),
+    }
+    options = dict(
+        budget=Budget(max_thinking_tokens=0, max_answer_tokens=most), sampling=SamplingConfig()
+    )
+
+    def prompts(chosen: slice, limits_N: np.ndarray) -> PromptBatch:
+        tokens_BP = jnp.asarray(tokens_NP[chosen], jnp.int32)
+        lengths_B = jnp.full(len(tokens_BP), values.prompt_tokens, jnp.int32)
+        return PromptBatch(tokens_BP, lengths_B, jnp.asarray(limits_N[chosen], jnp.int32))
+
+    def in_batches(limits_N: np.ndarray) -> Any:
+        chosen = [slice(start, start + batch) for start in range(0, requests, batch)]
+        return [
+            sample_rollouts(
+                model, params, prompts(rows, limits_N), keys_N[rows], Terminals(), **options
+            ).tokens_BT
+            for rows in chosen
+        ]
+
+    def refilled(limits_N: np.ndarray) -> Any:
+        return sample_in_slots(
+            model, params, prompts(slice(None), limits_N), keys_N, Terminals(), **options,
+            slots=batch, keep_cache=False,
+        ).tokens_BT
+
+    rows = []
+    for lengths, limits_N in limits.items():
+        plain, plain_compiling = timed(in_batches, limits_N)
+        slots, slots_compiling = timed(refilled, limits_N)
+        for name, seconds, compiling in (
+            ('in batches', plain, plain_compiling), ('slots refilled', slots, slots_compiling)
+        ):
+            rows.append({
+                'rollouts': f'{lengths}, {name}', 'tokens': int(limits_N.sum()),
+                'seconds': seconds, 'tokens/s': limits_N.sum() / seconds,
+                'times the batches': plain / seconds, 'seconds to compile': compiling,
+            })
+    return rows
