@@ -10,6 +10,7 @@ import optax
 from absl import flags
 
 from experiments.benchmark_parts.timing import Rows, network, timed
+from mrt_jax.errors import InputError
 from mrt_jax.models.transformer import Transformer, abstract_params, init_params, unembedding
 from mrt_jax.sampling.fork import prove_branches, same_termination
 from mrt_jax.sampling.phases import Budget, Terminals
@@ -112,6 +113,8 @@ def measure_memory() -> Rows:
 
         compiled = jax.jit(jax.value_and_grad(loss)).lower(params, batch).compile()
         memory = compiled.memory_analysis()
+        if memory is None:
+            raise InputError('--parts=memory: this backend does not say what memory a program needs')
         return {
             'GiB beside parameters and gradient': memory.temp_size_in_bytes / 2**30,
             'GiB': (

@@ -54,6 +54,7 @@ def attend(
     *,
     scale: float | None = None,
     cap: float | None = None,
+    block: int = 512,
 ) -> jax.Array:
     """Softmax attention over the union of the sources' keys.
 
@@ -65,11 +66,42 @@ def attend(
         sources: where to look.
         scale: factor on the products of queries and keys; None: 1 / sqrt(C).
         cap: see `soft_cap`.
+        block: queries of a row whose scores exist at a time, forwards and backwards: the backward
+            pass computes them again where there are more queries than that.
 
     Returns:
         [X, H, T, C] in the queries' dtype. A query that sees nothing gets finite values.
     """
     scale = q_XHTC.shape[-1] ** -0.5 if scale is None else scale
+    rows, heads, length, width = q_XHTC.shape
+    if length <= block:
+        return _attend_block(q_XHTC, sources, scale, cap)
+    count = -(-length // block)
+
+    def split(x: jax.Array, axis: int) -> jax.Array:
+        padding = [(0, 0)] * x.ndim
+        padding[axis] = (0, count * block - length)
+        x = jnp.pad(x, padding).reshape(*x.shape[:axis], count, block, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x, axis, 0)
+
+    @jax.checkpoint
+    def attend_block(part: tuple[jax.Array, list[jax.Array]]) -> jax.Array:
+        q_XHbC, seen = part
+        shown = [
+            source.replace(visible_XTS=seen_XbS)
+            for source, seen_XbS in zip(sources, seen, strict=True)
+        ]
+        return _attend_block(q_XHbC, shown, scale, cap)
+
+    seen = [split(source.visible_XTS, 1) for source in sources]
+    mixed = jnp.moveaxis(jax.lax.map(attend_block, (split(q_XHTC, 2), seen)), 0, 2)
+    return mixed.reshape(rows, heads, count * block, width)[:, :, :length]
+
+
+def _attend_block(
+    q_XHTC: jax.Array, sources: Sequence[Source], scale: float, cap: float | None
+) -> jax.Array:
+    """`attend` to all queries at once."""
     parts = [_attend_part(q_XHTC, source, scale, cap) for source in sources]
     highest = jnp.stack([part[0] for part in parts]).max(axis=0)
     total, mixed = 0.0, 0.0

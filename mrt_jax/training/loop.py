@@ -10,6 +10,7 @@ from typing import Any
 
 from mrt_jax.errors import NonFiniteError
 from mrt_jax.training.checkpoints import CheckpointStore
+from mrt_jax.training.compile_clock import CompileClock
 from mrt_jax.training.metrics import MetricsWriter
 from mrt_jax.training.preemption import catch_sigterm
 from mrt_jax.training.progress_line import ProgressLine
@@ -78,6 +79,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
         print(f'going on from step {done} of {workdir}', file=sys.stderr)
     saved = done
     with (
+        CompileClock() as compiling,
         MetricsWriter(workdir, done if restored else None) as writer,
         contextlib.closing(ProgressLine(config.num_steps, shown=trainer.shown)) as line,
         catch_sigterm() as stop,
@@ -87,6 +89,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
             state, metrics = trainer.step(state, done)
             done += 1
             metrics['step_seconds'] = time.monotonic() - started
+            metrics['compile_seconds'] = compiling.take()
             line.show(done, writer.write(done, metrics))
             # A state with a skipped update still holds the last good parameters.
             if int(state.skipped_in_a_row) >= config.max_skipped_in_a_row:

@@ -54,6 +54,45 @@ def test_sources_merge_into_one_softmax(seed, scale):
     )
 
 
+def test_queries_in_blocks_give_the_same_and_the_same_gradients():
+    rng = np.random.default_rng(2)
+    q_XHTC = rng.normal(size=(PARENTS * FORK, HEADS, LENGTH, WIDTH)).astype(np.float32)
+    sources, *_ = random_sources(rng, 1.0)
+    weights = rng.normal(size=q_XHTC.shape).astype(np.float32)
+
+    def total(q_XHTC, pairs, block):
+        shown = [
+            Source(*pair, source.visible_XTS) for pair, source in zip(pairs, sources, strict=True)
+        ]
+        return (attend(q_XHTC, shown, block=block) * weights).sum()
+
+    pairs = [(source.k_BKCS, source.v_BKSC) for source in sources]
+    at_once = jax.grad(total, (0, 1))(q_XHTC, pairs, LENGTH)
+    for block in (1, 2):
+        in_blocks = jax.grad(total, (0, 1))(q_XHTC, pairs, block)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-4), in_blocks, at_once
+        )
+        np.testing.assert_allclose(
+            attend(q_XHTC, sources, block=block), attend(q_XHTC, sources), atol=1e-5
+        )
+
+
+def test_scores_of_long_rows_exist_in_blocks():
+    """No [T, T] array of scores, forwards or backwards."""
+    length = 4096
+    shape = jax.ShapeDtypeStruct((1, HEADS, length, WIDTH), jnp.float32)
+    keys = jax.ShapeDtypeStruct((1, KV_HEADS, WIDTH, length), jnp.float32)
+    values = jax.ShapeDtypeStruct((1, KV_HEADS, length, WIDTH), jnp.float32)
+    seen = jax.ShapeDtypeStruct((1, length, length), jnp.bool_)
+
+    def total(q_XHTC, k_BKCS, v_BKSC, visible_XTS):
+        return attend(q_XHTC, [Source(k_BKCS, v_BKSC, visible_XTS)]).sum()
+
+    program = jax.jit(jax.grad(total, (0, 1, 2))).lower(shape, keys, values, seen).compile()
+    assert program.memory_analysis().temp_size_in_bytes < HEADS * length * length * 4
+
+
 def test_scores_are_scaled_and_capped():
     rng = np.random.default_rng(1)
     q_XHTC = rng.normal(size=(PARENTS * FORK, HEADS, LENGTH, WIDTH)).astype(np.float32)
