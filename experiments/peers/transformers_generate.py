@@ -1,6 +1,6 @@
 """transformers in a comparison of samplers: `generate` of PyTorch's CPU build.
 
-    pip install torch==2.13.0 transformers numpy
+    pip install -r experiments/peers/requirements-transformers.txt
 """
 
 import torch

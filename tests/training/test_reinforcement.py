@@ -46,7 +46,8 @@ def test_every_promised_metric_is_there(whole_run):
     assert [step['step'] for step in steps] == [1, 2, 3, 4]
     promised = {
         'loss', 'reward', 'regret', 'progress', 'response_tokens', 'kl', 'entropy', 'grad_norm',
-        'tokens_per_second', 'compile_seconds', 'rollout_seconds', 'prover_seconds', 'update_seconds',
+        'tokens_per_second', 'compile_seconds', 'rollout_seconds', 'prover_seconds',
+        'update_seconds',
     }
     assert all(promised <= step.keys() for step in steps)
     assert steps[0]['compile_seconds'] > 0
