@@ -1,6 +1,7 @@
 """What all commands share: exit codes, one-line errors, and the flag for the device mesh."""
 
 import contextlib
+import ctypes
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
         if not flags.FLAGS['verbosity'].present:
             # What orbax and tensorflow-datasets do in detail would drown the progress line.
             logging.set_verbosity(logging.WARNING)
+        keep_freed_memory()
         try:
             main(argv)
         except InputError as error:
@@ -45,6 +47,19 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
             _exit(error, NON_FINITE)
 
     app.run(guarded_main, flags_parser=_parse_flags)
+
+
+def keep_freed_memory() -> None:
+    """Asks glibc, where there is one, to use freed memory again rather than give it back.
+
+    XLA allocates the temporaries of a program anew at every call. Fresh pages cost a CPU more than
+    a tenth of a rollout's time.
+    """
+    mmap_max, trim_threshold = -4, -1  # Names of the parameters in malloc.h.
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL('libc.so.6')
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, -1)  # Never.
 
 
 @contextlib.contextmanager

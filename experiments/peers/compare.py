@@ -1,4 +1,4 @@
-"""Samplers side by side: tokens a second on the same policy, prompts and counts, in one run.
+"""Samplers, or steps of GRPO, side by side on the same policy, prompts and counts, in one run.
 
     python -m experiments.peers.compare --folder=FOLDER --output=FILE.json \
         --contestants=mrt_jax_rollouts=python,transformers_generate=PATH/bin/python
@@ -20,7 +20,8 @@ from absl import flags
 from experiments import cli
 from mrt_jax.errors import InputError
 
-CONTESTANTS = ('mrt_jax_rollouts', 'transformers_generate', 'tunix_sampler', 'vllm_generate')
+SAMPLERS = ('mrt_jax_rollouts', 'transformers_generate', 'tunix_sampler', 'vllm_generate')
+TRAINERS = ('mrt_jax_grpo', 'trl_grpo', 'tunix_grpo')
 
 
 def define_flags() -> None:
@@ -29,6 +30,7 @@ def define_flags() -> None:
     flags.DEFINE_list('contestants', None, 'MODULE=PYTHON, ours first.', required=True)
     flags.DEFINE_string('output', None, 'File for the figures, JSON.', required=True)
     flags.DEFINE_integer('batch', 32, 'Completions.', 1)
+    flags.DEFINE_integer('group', 1, 'Completions of each prompt; at least 2 for steps of GRPO.', 1)
     flags.DEFINE_integer('prompt_tokens', 128, 'Tokens of a prompt.', 2)
     flags.DEFINE_list('new_tokens', ['64', '256'], 'Tokens of a completion; a comparison each.')
     flags.DEFINE_integer('runs', 2, 'Runs that are timed; the fastest counts.', 1)
@@ -44,6 +46,13 @@ def main(argv: Sequence[str]) -> None:
         if not output.parent.is_dir():
             raise InputError(f'--output={output}: {output.parent} is no folder')
         contestants = [_contestant(text) for text in values.contestants]
+        fitting = set(TRAINERS if values.group > 1 else SAMPLERS)
+        if not {module for module, _ in contestants} <= fitting:
+            raise InputError(
+                f'--group={values.group}: {", ".join(SAMPLERS)} take 1, {", ".join(TRAINERS)} more'
+            )
+        if values.batch % values.group:
+            raise InputError(f'--batch={values.batch} is no multiple of --group={values.group}')
     rows = []
     for new_tokens in map(int, values.new_tokens):
         found = [_run(module, python, new_tokens) for module, python in contestants]
@@ -63,9 +72,10 @@ def main(argv: Sequence[str]) -> None:
 
 def _contestant(text: str) -> tuple[str, str]:
     module, _, python = text.partition('=')
-    if module not in CONTESTANTS or not python:
+    known = *SAMPLERS, *TRAINERS
+    if module not in known or not python:
         raise InputError(
-            f'--contestants: {text!r} is no MODULE=PYTHON with a module of {", ".join(CONTESTANTS)}'
+            f'--contestants: {text!r} is no MODULE=PYTHON with a module of {", ".join(known)}'
         )
     return module, python
 
@@ -76,8 +86,9 @@ def _run(module: str, python: str, new_tokens: int) -> dict[str, Any]:
     print(f'{module}, {new_tokens} tokens', file=sys.stderr)
     command = [
         python, '-m', f'experiments.peers.{module}', f'--folder={values.folder}',
-        f'--batch={values.batch}', f'--prompt_tokens={values.prompt_tokens}',
-        f'--new_tokens={new_tokens}', f'--runs={values.runs}',
+        f'--batch={values.batch}', f'--group={values.group}',
+        f'--prompt_tokens={values.prompt_tokens}', f'--new_tokens={new_tokens}',
+        f'--runs={values.runs}',
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

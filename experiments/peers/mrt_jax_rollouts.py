@@ -5,6 +5,7 @@ from importlib.metadata import version
 import jax
 import jax.numpy as jnp
 
+from experiments import cli
 from experiments.peers.request import read_request, report
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.load import load_policy
@@ -16,6 +17,7 @@ from mrt_jax.sharding.mesh import make_mesh
 
 
 def main() -> None:
+    cli.keep_freed_memory()  # As the commands do.
     request = read_request()
     policy = load_policy(str(request.folder), make_mesh(), 'float32')
     model = Transformer(policy.config)

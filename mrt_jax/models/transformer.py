@@ -2,10 +2,12 @@
 
 RMS norm before attention (grouped queries, rotary positions) and before a gated feed-forward
 layer; whatever else a family does is a switch of `ModelConfig`. Layers are stacked along a leading
-axis and scanned, so a deep model compiles as fast as a shallow one.
+axis and scanned, so a deep model compiles as fast as a shallow one; `decoding_params` takes the
+stack apart for a decode loop, which would else copy every layer at every step.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from mrt_jax.models.attention import Source, attend, visible
-from mrt_jax.models.cache import Context
+from mrt_jax.models.cache import Context, KVCache, NewKV, Room, append
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.lora import DOWN, UP
 from mrt_jax.models.rotary import rotate, rotation
@@ -26,7 +28,7 @@ REMAT_POLICIES = {
 
 ACTIVATIONS = {'silu': nn.silu, 'gelu_tanh': lambda x: nn.gelu(x, approximate=True)}
 
-NewKV = tuple[jax.Array, jax.Array]
+KV = tuple[jax.Array, jax.Array]
 # How a layer looks at tokens: rotation_XT, and what is visible of each source.
 View = tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]
 
@@ -125,8 +127,9 @@ class Block(nn.Module):
         x_XTD: jax.Array,
         views: tuple[View, ...],
         is_local: jax.Array | None,
-        context_kv: tuple[NewKV, ...],
-    ) -> tuple[jax.Array, NewKV]:
+        context_kv: tuple[KV, ...] = (),
+        room: tuple[KV, jax.Array | int] | None = None,
+    ) -> tuple[jax.Array, KV]:
         c = self.config
         linear = functools.partial(Linear, lora_rank=self.lora_rank)
         rows, length, _ = x_XTD.shape
@@ -155,7 +158,11 @@ class Block(nn.Module):
             k_XTKC = norm('key_norm', 'head')(k_XTKC)
         q_XHTC, k_XKTC, v_XKTC = (y.swapaxes(1, 2) for y in (q_XTHC, k_XTKC, v_XTKC))
         q_XHTC, k_XKTC = rotate(q_XHTC, *rotation_XT), rotate(k_XKTC, *rotation_XT)
-        pairs = (*context_kv, (k_XKTC.swapaxes(2, 3), v_XKTC))
+        if room is None:
+            new_kv, own_kv = (k_XKTC, v_XKTC), (k_XKTC.swapaxes(2, 3), v_XKTC)
+        else:
+            new_kv = own_kv = append(room[0], k_XKTC, v_XKTC, room[1])
+        pairs = (*context_kv, own_kv)
         sources = [
             Source(keys, values, seen)
             for (keys, values), seen in zip(pairs, visible_parts, strict=True)
@@ -174,7 +181,7 @@ class Block(nn.Module):
             ACTIVATIONS[c.activation](gate_NF) * up_NF
         )
         x_ND += norm('mlp_post_norm')(fed_ND) if c.post_norms else fed_ND
-        return _by_row(x_ND.reshape(x_XTD.shape)), (k_XKTC, v_XKTC)
+        return _by_row(x_ND.reshape(x_XTD.shape)), new_kv
 
 
 class Transformer(nn.Module):
@@ -206,21 +213,23 @@ class Transformer(nn.Module):
         positions_XT: jax.Array,
         segments_XT: jax.Array | None = None,
         contexts: tuple[Context, ...] = (),
-    ) -> tuple[jax.Array, NewKV]:
+        room: Room | None = None,
+    ) -> tuple[jax.Array, NewKV | KVCache]:
         """Reads tokens, attending to them and to what was read before.
 
-        Training and prefill have no contexts; decoding has the row's cache; the meta-prover has the
-        parent trace's cache, up to a limit, and its own.
+        Training and prefill have neither contexts nor room; decoding has room in the row's cache;
+        the meta-prover has the parent trace's cache, up to a limit, and room in its own.
 
         Args:
             tokens_XT: int32.
             positions_XT: int32; -1 marks padding, which nobody attends to.
             segments_XT: int32; tokens attend within their segment only. None: one segment a row.
             contexts: earlier keys and values, only read.
+            room: earlier keys and values to which those of the tokens are added first.
 
         Returns:
-            hidden_XTD after the final norm, in the compute dtype, and the rotated keys and values
-            (k_LXKTC, v_LXKTC) of the tokens read, for `cache.write`.
+            hidden_XTD after the final norm, in the compute dtype, and the room's cache with the
+            tokens in it; without room the rotated keys and values of the tokens.
         """
         c = self.config
         small = nn.initializers.normal(0.02)
@@ -234,23 +243,45 @@ class Transformer(nn.Module):
                 'unembedding', nn.with_logical_partitioning(small, ('embed', 'vocab')),
                 (c.width, c.vocab_size), jnp.float32,
             )
+        own_positions_XS = positions_XT
+        if room is not None:
+            own_positions_XS = jax.lax.dynamic_update_slice_in_dim(
+                room.cache.positions_BS, positions_XT, room.slot, 1
+            )
+
         def view(local: bool) -> View:
             window = c.sliding_window if local else None
-            own_XTT = visible(positions_XT, positions_XT, window=window)
+            own_XTS = visible(positions_XT, own_positions_XS, window=window)
             if segments_XT is not None:
-                own_XTT &= segments_XT[:, :, None] == segments_XT[:, None, :]
+                own_XTS &= segments_XT[:, :, None] == segments_XT[:, None, :]
             seen = [
                 visible(positions_XT, context.cache.positions_BS, window=window,
                         limit_X=context.limit_X)
                 for context in contexts
             ]
-            return rotation(c, positions_XT, local=local), (*seen, own_XTT)
+            return rotation(c, positions_XT, local=local), (*seen, own_XTS)
 
-        if c.local_layers is None:
-            views, are_local = (view(local=c.sliding_window is not None),), None
+        # Gathering rows of a table split by width would make the compiler split x by width too.
+        table_VD = nn.with_logical_constraint(embedding_VD.astype(self.dtype), ('vocab', None))
+        x_XTD = _by_row(table_VD[tokens_XT])
+        if c.embedding_scale:
+            x_XTD *= jnp.asarray(c.width**0.5, x_XTD.dtype)
+        if contexts or room or isinstance(self.get_variable('params', 'layers'), tuple):
+            x_XTD, new_kv = self._layer_by_layer(x_XTD, view, contexts, room)
         else:
-            views, are_local = (view(local=False), view(local=True)), jnp.array(c.local_layers)
-        context_kv = tuple((context.cache.k_LBKCS, context.cache.v_LBKSC) for context in contexts)
+            x_XTD, new_kv = self._scan(x_XTD, view)
+        if room is not None:
+            new_kv = KVCache(*zip(*new_kv, strict=True), positions_BS=own_positions_XS)
+        final_norm = RMSNorm(c.norm_eps, 'embed', c.unit_offset, name='final_norm')
+        return final_norm(x_XTD), new_kv
+
+    def _scan(self, x_XTD: jax.Array, view: Callable[[bool], View]) -> tuple[jax.Array, NewKV]:
+        """All layers, one program for all of them."""
+        c = self.config
+        if c.local_layers is None:
+            views, are_local = (view(c.sliding_window is not None),), None
+        else:
+            views, are_local = (view(False), view(True)), jnp.array(c.local_layers)
         block = Block
         if self.remat != 'none':
             block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
@@ -258,18 +289,59 @@ class Transformer(nn.Module):
             block,
             variable_axes={'params': 0},
             split_rngs={'params': True},
-            in_axes=(nn.broadcast, 0, 0),
+            in_axes=(nn.broadcast, 0),
             length=c.num_layers,
             metadata_params={nn.PARTITION_NAME: 'layers'},
         )(c, self.lora_rank, name='layers')
-        # Gathering rows of a table split by width would make the compiler split x by width too.
-        table_VD = nn.with_logical_constraint(embedding_VD.astype(self.dtype), ('vocab', None))
-        x_XTD = _by_row(table_VD[tokens_XT])
-        if c.embedding_scale:
-            x_XTD *= jnp.asarray(c.width**0.5, x_XTD.dtype)
-        x_XTD, new_kv = layers(x_XTD, views, are_local, context_kv)
-        final_norm = RMSNorm(c.norm_eps, 'embed', c.unit_offset, name='final_norm')
-        return final_norm(x_XTD), new_kv
+        x_XTD, stacked = layers(x_XTD, views, are_local)
+        return x_XTD, _unstack(stacked, c.num_layers)
+
+    def _layer_by_layer(
+        self,
+        x_XTD: jax.Array,
+        view: Callable[[bool], View],
+        contexts: tuple[Context, ...],
+        room: Room | None,
+    ) -> tuple[jax.Array, NewKV]:
+        """All layers, a program for each: their parameters and caches are read where they lie."""
+        c = self.config
+        block, layers = Block(c, self.lora_rank, parent=None), self.get_variable('params', 'layers')
+        if not isinstance(layers, tuple):
+            layers = _unstack(layers, c.num_layers)
+        local_layers = c.local_layers or (c.sliding_window is not None,) * c.num_layers
+        views = {local: view(local) for local in set(local_layers)}
+        new_kv = []
+        for index, (params, local) in enumerate(zip(layers, local_layers, strict=True)):
+            earlier = [context.cache.layer(index) for context in contexts]
+            own = None if room is None else (room.cache.layer(index), room.slot)
+            x_XTD, own_kv = block.apply(
+                {'params': params}, x_XTD, (views[local],), None, tuple(earlier), own
+            )
+            new_kv.append(own_kv)
+        return x_XTD, tuple(new_kv)
+
+
+def decoding_params(model: Transformer, params: Any) -> Any:
+    """The same parameters as a decode loop reads them best; for use within a jitted program.
+
+    A copy of them in the compute dtype, with a tree for each layer in place of the stack: a loop
+    would else cut the stack, and cast it, at every step.
+    """
+
+    def cast(path: tuple[Any, ...], param: jax.Array) -> jax.Array:
+        return param if path[-1].key == 'scale' else param.astype(model.dtype)  # Norms are float32.
+
+    params = jax.tree_util.tree_map_with_path(cast, params)
+    return {**params, 'layers': _unstack(params['layers'], model.config.num_layers)}
+
+
+def _unstack(stacked: Any, count: int) -> tuple[Any, ...]:
+    """A tree for each layer from the tree of their stacks."""
+
+    def take(layer: int) -> Any:
+        return jax.tree.map(lambda x: x[layer], stacked)
+
+    return tuple(map(take, range(count)))
 
 
 def unembedding(params: Any, config: ModelConfig) -> jax.Array:

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from mrt_jax.models.cache import Context, KVCache, empty_cache, write
-from mrt_jax.models.transformer import Transformer, unembedding
-from mrt_jax.sampling.forward import next_logits, read_tokens
+from mrt_jax.models.cache import Context, KVCache, Room, as_cache, empty_cache
+from mrt_jax.models.transformer import Transformer, decoding_params, unembedding
+from mrt_jax.sampling.forward import append_tokens, next_logits, read_tokens
 from mrt_jax.sampling.phases import (
     Budget,
     RowPhases,
@@ -166,6 +166,7 @@ def _prove_branches(
     boundaries = boundaries_BE.shape[1]
     keys_BEM = branch_keys(keys_B, boundaries, branches)
     uniforms_RA = draw_uniforms(keys_BEM.reshape(-1), max_answer_tokens)
+    params = decoding_params(model, params)
     forks = _Forks(
         limits_BE=prompt_lengths_B[:, None] + boundaries_BE,
         termination=termination,
@@ -214,8 +215,7 @@ def _answer(
     hidden_XAD, text_kv = read_tokens(
         model, params, text_XA, text_positions_XA, (Context(cache, limit_X),)
     )
-    text = empty_cache(model.config, rows * boundaries, text_slots, model.dtype)
-    text = write(text, text_kv, text_positions_XA, 0)
+    text = as_cache(text_kv, text_positions_XA, model.dtype)
 
     start_R = jnp.repeat(limit_X + lengths_X, branches)
     limit_R = jnp.repeat(limit_X, branches)
@@ -243,17 +243,11 @@ def _answer(
         last = decode.step - 1
         tokens_R1 = jax.lax.dynamic_slice_in_dim(decode.tokens_RA, last, 1, axis=1)
         positions_R1 = jnp.where(decode.rows.live_B, start_R + last, -1)[:, None]
-        hidden_R1D, new_kv = read_tokens(
-            model,
-            params,
-            tokens_R1,
-            positions_R1,
-            (Context(cache, limit_R), Context(text), Context(decode.suffix)),
+        hidden_RD, suffix = append_tokens(
+            model, params, tokens_R1, positions_R1, Room(decode.suffix, last),
+            (Context(cache, limit_R), Context(text)),
         )
-        decode = dataclasses.replace(
-            decode, suffix=write(decode.suffix, new_kv, positions_R1, last)
-        )
-        return draw(decode, hidden_R1D[:, 0])
+        return draw(dataclasses.replace(decode, suffix=suffix), hidden_RD)
 
     decode = _Decode(
         step=jnp.int32(0),

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from mrt_jax.kernels.logprobs import soft_cap
-from mrt_jax.models.cache import Context
-from mrt_jax.models.transformer import NewKV, Transformer
+from mrt_jax.models.cache import Context, KVCache, NewKV, Room
+from mrt_jax.models.transformer import Transformer
 
 
 def read_tokens(
@@ -20,6 +20,25 @@ def read_tokens(
     """Final hidden states [X, T, D] of tokens and their keys and values; see `Transformer`."""
     result = model.apply({'params': params}, tokens_XT, positions_XT, contexts=contexts)
     return cast('tuple[jax.Array, NewKV]', result)
+
+
+def append_tokens(
+    model: Transformer,
+    params: Any,
+    tokens_X1: jax.Array,
+    positions_X1: jax.Array,
+    room: Room,
+    contexts: tuple[Context, ...] = (),
+) -> tuple[jax.Array, KVCache]:
+    """Final hidden states [X, D] of a token of each row and the cache with it; see `Transformer`.
+
+    Args:
+        params: of `decoding_params`.
+    """
+    hidden_X1D, cache = model.apply(
+        {'params': params}, tokens_X1, positions_X1, contexts=contexts, room=room
+    )
+    return hidden_X1D[:, 0], cast('KVCache', cache)
 
 
 def next_logits(

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from mrt_jax.models.cache import Context, KVCache, empty_cache, write
-from mrt_jax.models.transformer import Transformer, unembedding
-from mrt_jax.sampling.forward import next_logits, read_tokens
+from mrt_jax.models.cache import KVCache, Room, as_cache, empty_cache
+from mrt_jax.models.transformer import Transformer, decoding_params, unembedding
+from mrt_jax.sampling.forward import append_tokens, next_logits, read_tokens
 from mrt_jax.sampling.phases import (
     Budget,
     RowPhases,
@@ -133,15 +133,14 @@ def _prefill(
     model: Transformer, params: Any, prompts: PromptBatch, group_size: int = 1
 ) -> tuple[jax.Array, KVCache]:
     """Hidden states of the last prompt tokens [B, D] and a cache that holds just the prompts."""
-    rows, slots = prompts.tokens_BP.shape
+    slots = prompts.tokens_BP.shape[1]
     positions_BP = prompt_positions(prompts.lengths_B, slots)
     hidden_YPD, prompt_kv = read_tokens(
         model, params, prompts.tokens_BP[::group_size], positions_BP[::group_size]
     )
     hidden_BD = jnp.repeat(hidden_YPD[:, -1], group_size, axis=0)
-    prompt_kv = jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=1), prompt_kv)
-    cache = empty_cache(model.config, rows, slots, model.dtype)
-    return hidden_BD, write(cache, prompt_kv, positions_BP, 0)
+    prompt_kv = jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), prompt_kv)
+    return hidden_BD, as_cache(prompt_kv, positions_BP, model.dtype)
 
 
 def _fill_cache(model: Transformer, params: Any, sequences: PromptBatch) -> KVCache:
@@ -157,13 +156,15 @@ def _grow(model: Transformer, cache: KVCache, slots: int) -> KVCache:
     )
 
 
-def _stage_ends(steps: int) -> list[int]:
-    """Steps at which the decode loop stops to let the cache grow.
+def _stage_ends(slots: int, steps: int) -> list[int]:
+    """Steps at which the decode loop stops to let the cache grow behind the prompts' slots.
 
-    Three stages read two thirds of what one would, each compiles its own loop.
+    Three stages read two thirds of what one would; each compiles its own loop. Caches of odd sizes
+    are slower to multiply by, so stages end where the size is a multiple of 32.
     """
     stages = 3 if steps >= 48 else 1
-    return [-(-steps * (stage + 1) // stages) for stage in range(stages)]
+    sizes = [slots + -(-steps * (stage + 1) // stages) for stage in range(stages)]
+    return sorted({min(-(-size // 32) * 32 - slots, steps) for size in sizes})
 
 
 def _sample_rollouts(
@@ -200,7 +201,8 @@ def _sample_rollouts(
         raise ValueError(f'{rows} rows do not split into groups of {group_size}')
     steps = response_slots(budget, terminals)
     uniforms_BT = draw_uniforms(keys_B, steps)
-    unembedding_DV = unembedding(params, model.config)
+    own_params = decoding_params(model, params)
+    unembedding_DV = unembedding(own_params, model.config)
 
     def decode_token(decode: _Decode) -> _Decode:
         step = decode.step
@@ -209,21 +211,18 @@ def _sample_rollouts(
         drawn_B, logprobs_B = sample_tokens(logits_BV, uniforms_B, sampling)
         tokens_B, sampled_B = choose_tokens(decode.rows, drawn_B, terminals)
         positions_B = jnp.where(decode.rows.live_B, prompts.lengths_B + step, -1)
-        hidden_B1D, new_kv = read_tokens(
-            model,
-            params,
-            tokens_B[:, None],
-            positions_B[:, None],
-            (Context(decode.cache),),
+        hidden_BD, cache = append_tokens(
+            model, own_params, tokens_B[:, None], positions_B[:, None],
+            Room(decode.cache, slots + step),
         )
         return _Decode(
             step=step + 1,
-            hidden_BD=hidden_B1D[:, 0],
+            hidden_BD=hidden_BD,
             rows=advance_phases(decode.rows, tokens_B, budget, terminals),
             tokens_BT=decode.tokens_BT.at[:, step].set(tokens_B),
             logprobs_BT=decode.logprobs_BT.at[:, step].set(jnp.where(sampled_B, logprobs_B, 0)),
             sampled_BT=decode.sampled_BT.at[:, step].set(sampled_B),
-            cache=write(decode.cache, new_kv, positions_B[:, None], slots + step),
+            cache=cache,
         )
 
     hidden_BD, cache = _prefill(model, params, prompts, group_size)
@@ -238,7 +237,7 @@ def _sample_rollouts(
     )
     # A step reads the whole cache, so the cache grows in stages rather than start at full size.
     # The last token of every row is fed too: a boundary may lie behind it.
-    for end in _stage_ends(steps):
+    for end in _stage_ends(slots, steps):
 
         def unfinished(decode: _Decode, end: int = end) -> jax.Array:
             return (decode.step < end) & decode.rows.live_B.any()

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from mrt_jax.models.cache import Context, KVCache, empty_cache, write
-from mrt_jax.models.transformer import NewKV, Transformer, unembedding
-from mrt_jax.sampling.forward import next_logits, read_tokens
+from mrt_jax.models.cache import KVCache, Room, as_cache, empty_cache
+from mrt_jax.models.transformer import Transformer, decoding_params, unembedding
+from mrt_jax.sampling.forward import append_tokens, next_logits, read_tokens
 from mrt_jax.sampling.phases import (
     Budget,
     RowPhases,
@@ -121,7 +121,8 @@ def _sample_in_slots(
     rows, own_slots = total // shards, slots // shards
     steps = response_slots(budget, terminals)
     ring = width + steps
-    unembedding_DV = unembedding(params, model.config)
+    own_params = decoding_params(model, params)
+    unembedding_DV = unembedding(own_params, model.config)
     read = _read_prompts(
         model, params, prompts, shards=shards, group_size=group_size, most=own_slots
     )
@@ -197,15 +198,16 @@ def _sample_in_slots(
         tokens_X, sampled_X = choose_tokens(phases_X, drawn_X, terminals)
         starts_X = _pick(decode.rows.prompt_lengths, decode.row_GW).ravel()
         positions_X = jnp.where(phases_X.live_B, starts_X + phases_X.lengths_B, -1)
-        hidden_X1D, new_kv = read_tokens(
-            model, params, tokens_X[:, None], positions_X[:, None], (Context(decode.cache),)
+        hidden_XD, cache = append_tokens(
+            model, own_params, tokens_X[:, None], positions_X[:, None],
+            Room(decode.cache, decode.step % ring),
         )
         advanced_X = advance_phases(phases_X, tokens_X, budget, terminals)
         put = functools.partial(_put_cells, row_GW=decode.row_GW, column_GW=column_GW)
         return dataclasses.replace(
             decode,
             step=decode.step + 1,
-            hidden_GWD=hidden_X1D.reshape(decode.hidden_GWD.shape),
+            hidden_GWD=hidden_XD.reshape(decode.hidden_GWD.shape),
             rows=dataclasses.replace(
                 decode.rows,
                 phases=_put(decode.rows.phases, decode.row_GW, advanced_X),
@@ -213,7 +215,7 @@ def _sample_in_slots(
                 logprobs=put(decode.rows.logprobs, jnp.where(sampled_X, logprobs_X, 0)),
                 sampled=put(decode.rows.sampled, sampled_X),
             ),
-            cache=write(decode.cache, new_kv, positions_X[:, None], decode.step % ring),
+            cache=cache,
         )
 
     def undisturbed(decode: _Decode) -> jax.Array:
@@ -270,30 +272,22 @@ def _read_prompts(
         x = x.reshape(shards, parts, count // parts, group_size, *x.shape[1:])[:, :, :, 0]
         return x.swapaxes(0, 1).reshape(parts, -1, *x.shape[3:])
 
-    def read(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, NewKV, jax.Array]:
+    def read(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, KVCache]:
         tokens_YP, lengths_Y = part
         positions_YP = prompt_positions(lengths_Y, width)
         hidden_YPD, new_kv = read_tokens(model, params, tokens_YP, positions_YP)
-        return hidden_YPD[:, -1], new_kv, positions_YP
+        return hidden_YPD[:, -1], as_cache(new_kv, positions_YP, model.dtype)
 
-    hidden, (k, v), positions = jax.lax.map(
-        read, (split(prompts.tokens_BP), split(prompts.lengths_B))
-    )
+    hidden, cache = jax.lax.map(read, (split(prompts.tokens_BP), split(prompts.lengths_B)))
 
-    def join(x: jax.Array, axis: int) -> jax.Array:
-        """[parts, ..., G * y, ...] to [..., G * parts * y, ...]; `axis` is that of G * y."""
-        x = jnp.moveaxis(x, 0, axis)
-        shape = x.shape
-        x = x.reshape(*shape[:axis], parts, shards, -1, *shape[axis + 2 :])
-        return x.swapaxes(axis, axis + 1).reshape(*shape[:axis], -1, *shape[axis + 2 :])
+    def join(x: jax.Array) -> jax.Array:
+        """[parts, G * y, ...] to [G, parts * y, ...]."""
+        x = x.reshape(parts, shards, -1, *x.shape[2:])
+        return x.swapaxes(0, 1).reshape(shards, count, *x.shape[3:])
 
     return _Prompts(
-        hidden_GQD=join(hidden, 0).reshape(shards, count, -1).astype(model.dtype),
-        cache=KVCache(
-            k_LBKCS=join(k, 1).swapaxes(-1, -2).astype(model.dtype),
-            v_LBKSC=join(v, 1).astype(model.dtype),
-            positions_BS=join(positions, 0),
-        ),
+        hidden_GQD=join(hidden).astype(model.dtype),
+        cache=jax.tree.map(lambda x: join(x).reshape(-1, *x.shape[2:]), cache),
     )
 
 
@@ -307,8 +301,8 @@ def _ring(prompt: KVCache, size: int, step: jax.Array) -> KVCache:
         return jnp.roll(jnp.pad(x, padding, constant_values=empty), step - width, axis)
 
     return KVCache(
-        k_LBKCS=turn(prompt.k_LBKCS, 4, 0),
-        v_LBKSC=turn(prompt.v_LBKSC, 3, 0),
+        k_BKCS=tuple(turn(k_BKCS, 3, 0) for k_BKCS in prompt.k_BKCS),
+        v_BKSC=tuple(turn(v_BKSC, 2, 0) for v_BKSC in prompt.v_BKSC),
         positions_BS=turn(prompt.positions_BS, 1, -1),
     )
 
@@ -343,35 +337,15 @@ def _put_cells(
 
 def _pick_rows(cache: KVCache, index_G: jax.Array, shards: int) -> KVCache:
     """One row of each shard, a cache of G rows."""
-
-    def pick(x: jax.Array, axis: int) -> jax.Array:
-        take = jax.vmap(lambda part, row: jnp.take(part, row, axis=axis), (axis, 0), axis)
-        return take(_split_rows(x, axis, shards), index_G)
-
-    return KVCache(
-        k_LBKCS=pick(cache.k_LBKCS, 1),
-        v_LBKSC=pick(cache.v_LBKSC, 1),
-        positions_BS=pick(cache.positions_BS, 0),
-    )
+    return _pick(_by_shard(cache, shards), index_G)
 
 
 def _put_rows(cache: KVCache, index_G: jax.Array, rows: KVCache, shards: int) -> KVCache:
     """Replaces one row of each shard by a row of `rows`; an index beyond the last is dropped."""
-
-    def put(x: jax.Array, new: jax.Array, axis: int) -> jax.Array:
-        def set_row(part: jax.Array, row: jax.Array, new: jax.Array) -> jax.Array:
-            return part.at[(slice(None),) * axis + (row,)].set(new, mode='drop')
-
-        parts = _split_rows(x, axis, shards)
-        return jax.vmap(set_row, (axis, 0, axis), axis)(parts, index_G, new).reshape(x.shape)
-
-    return KVCache(
-        k_LBKCS=put(cache.k_LBKCS, rows.k_LBKCS, 1),
-        v_LBKSC=put(cache.v_LBKSC, rows.v_LBKSC, 1),
-        positions_BS=put(cache.positions_BS, rows.positions_BS, 0),
-    )
+    replaced = _put(_by_shard(cache, shards), index_G, rows)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), replaced)
 
 
-def _split_rows(x: jax.Array, axis: int, shards: int) -> jax.Array:
-    """[..., G * N, ...] as [..., G, N, ...]."""
-    return x.reshape(*x.shape[:axis], shards, -1, *x.shape[axis + 1 :])
+def _by_shard(cache: KVCache, shards: int) -> KVCache:
+    """Arrays [G * N, ...] as [G, N, ...]."""
+    return jax.tree.map(lambda x: x.reshape(shards, -1, *x.shape[1:]), cache)

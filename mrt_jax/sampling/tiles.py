@@ -63,18 +63,14 @@ def map_tiles(
 
     def take(x: jax.Array, index_Gb: jax.Array) -> jax.Array:
         """Columns of some rows, cut: [B, E, ...] to [J, G * b, e, ...]."""
-        x = _take_rows(x, index_Gb, axis=0)
+        x = _take_rows(x, index_Gb)
         missing = tiles[1] * tile[1] - columns
         x = jnp.pad(x, ((0, 0), (0, missing), *((0, 0),) * (x.ndim - 2)))
         return jnp.moveaxis(x.reshape(x.shape[0], *(tiles[1], tile[1]), *x.shape[2:]), 1, 0)
 
     def run_rows(carry: None, chosen: tuple[jax.Array, jax.Array]) -> tuple[None, Outputs]:
         index_Gb, fresh_b = chosen
-        own = KVCache(
-            k_LBKCS=_take_rows(cache.k_LBKCS, index_Gb, axis=1),
-            v_LBKSC=_take_rows(cache.v_LBKSC, index_Gb, axis=1),
-            positions_BS=_take_rows(cache.positions_BS, index_Gb, axis=0),
-        )
+        own = jax.tree.map(lambda x: _take_rows(x, index_Gb), cache)
 
         def run_tile(carry: None, cut: tuple[Inputs, jax.Array]) -> tuple[None, Outputs]:
             shapes = jax.eval_shape(apply, own, *cut)
@@ -93,7 +89,7 @@ def map_tiles(
         x = x.reshape(*tiles, groups, *tile, *x.shape[4:])
         x = x.transpose(2, 0, 3, 1, 4, *range(5, x.ndim))
         x = x.reshape(groups * tiles[0] * tile[0], tiles[1] * tile[1], *x.shape[5:])
-        return _take_rows(x, place_GB, axis=0)[:, :columns]
+        return _take_rows(x, place_GB)[:, :columns]
 
     return jax.tree.map(restore, outputs)
 
@@ -106,10 +102,9 @@ def _tile_shape(rows: int, columns: int, cells: int) -> tuple[int, int]:
     return -(-rows // tiles), wide
 
 
-def _take_rows(x: jax.Array, index_Gb: jax.Array, axis: int) -> jax.Array:
+def _take_rows(x: jax.Array, index_Gb: jax.Array) -> jax.Array:
     """Rows of each of G equal groups, as an array whose rows are those of all groups."""
     groups, count = index_Gb.shape
-    shape = x.shape[:axis], x.shape[axis + 1 :]
-    grouped = x.reshape(*shape[0], groups, -1, *shape[1])
-    pick = jax.vmap(lambda part, index: jnp.take(part, index, axis=axis), (axis, 0), axis)
-    return pick(grouped, index_Gb).reshape(*shape[0], groups * count, *shape[1])
+    grouped = x.reshape(groups, -1, *x.shape[1:])
+    picked = jax.vmap(lambda part, index: part[index])(grouped, index_Gb)
+    return picked.reshape(groups * count, *x.shape[1:])

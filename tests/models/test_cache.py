@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrt_jax.models.cache import Context, empty_cache, write
+from mrt_jax.models.cache import Context, Room, empty_cache
 from tests.tiny import GEMMA, tiny_model
 
 VARIANTS = {
@@ -27,15 +27,14 @@ def positions_like(tokens_BT):
 def tiny(request):
     model, params = tiny_model(**VARIANTS[request.param])
 
-    def read(tokens, positions, contexts=()):
-        return model.apply({'params': params}, tokens, positions, contexts=contexts)
+    def read(tokens, positions, contexts=(), room=None):
+        return model.apply({'params': params}, tokens, positions, contexts=contexts, room=room)
 
     return model, params, jax.jit(read)
 
 
 def test_prefill_and_decode_equal_the_whole_forward(tiny):
     model, _, read = tiny
-    append = jax.jit(write)
     tokens_BT = random_tokens(3, 14)
     whole_BTD, _ = read(tokens_BT, positions_like(tokens_BT))
     # Prompts of 4, 6 and 8 tokens, padded on the left to 8 slots, then six steps.
@@ -44,8 +43,7 @@ def test_prefill_and_decode_equal_the_whole_forward(tiny):
     prompt_BP = np.take_along_axis(tokens_BT, np.maximum(columns, 0), axis=1)
     cache = empty_cache(model.config, 3, slots + 6, 'float32')
     positions_BP = np.where(columns >= 0, columns, -1).astype(np.int32)
-    hidden_BPD, new_kv = read(prompt_BP, positions_BP)
-    cache = write(cache, new_kv, positions_BP, 0)
+    hidden_BPD, cache = read(prompt_BP, positions_BP, room=Room(cache, 0))
     for row, prompt in enumerate(prompts):
         np.testing.assert_allclose(
             hidden_BPD[row, slots - prompt :], whole_BTD[row, :prompt], atol=2e-5
@@ -53,8 +51,7 @@ def test_prefill_and_decode_equal_the_whole_forward(tiny):
     for step in range(6):
         positions_B1 = (prompts + step)[:, None].astype(np.int32)
         token_B1 = np.take_along_axis(tokens_BT, positions_B1, axis=1)
-        hidden_B1D, new_kv = read(token_B1, positions_B1, (Context(cache),))
-        cache = append(cache, new_kv, positions_B1, slots + step)
+        hidden_B1D, cache = read(token_B1, positions_B1, room=Room(cache, slots + step))
         expected_BD = whole_BTD[np.arange(3), positions_B1[:, 0]]
         np.testing.assert_allclose(hidden_B1D[:, 0], expected_BD, atol=2e-5)
 
@@ -64,19 +61,15 @@ def test_forks_equal_reading_each_prefix_from_scratch(tiny):
     model, _, read = tiny
     fork, limits_X = 4, np.array([3, 9, 10, 0, 5, 1, 10, 7], np.int32)
     parents_BT, suffixes_XA = random_tokens(2, 10), random_tokens(8, 5)
-    parent = empty_cache(model.config, 2, 12, 'float32')
-    _, new_kv = read(parents_BT, positions_like(parents_BT))
-    parent = write(parent, new_kv, positions_like(parents_BT), 0)
+    parents = Room(empty_cache(model.config, 2, 12, 'float32'), 0)
+    _, parent = read(parents_BT, positions_like(parents_BT), room=parents)
     positions_XA = (limits_X[:, None] + np.arange(5)).astype(np.int32)
-    suffix = empty_cache(model.config, 8, 5, 'float32')
-    first, new_kv = read(
-        suffixes_XA[:, :2], positions_XA[:, :2], (Context(parent, limits_X),)
+    prefix = (Context(parent, limits_X),)
+    first, suffix = read(
+        suffixes_XA[:, :2], positions_XA[:, :2], prefix,
+        Room(empty_cache(model.config, 8, 5, 'float32'), 0),
     )
-    suffix = write(suffix, new_kv, positions_XA[:, :2], 0)
-    second, _ = read(
-        suffixes_XA[:, 2:], positions_XA[:, 2:],
-        (Context(parent, limits_X), Context(suffix)),
-    )
+    second, _ = read(suffixes_XA[:, 2:], positions_XA[:, 2:], prefix, Room(suffix, 2))
     forked_XAD = np.concatenate([first, second], axis=1)
 
     scratch_XT = np.zeros((8, 15), np.int32)
@@ -98,7 +91,7 @@ def test_forks_do_not_copy_their_parent():
     compiled = jax.jit(
         lambda parent: model.apply({'params': params}, one, one, contexts=(Context(parent),))
     ).lower(parent).compile()
-    copies = rows * parent.v_LBKSC[0].nbytes
+    copies = rows * parent.v_BKSC[0].nbytes
     assert compiled.memory_analysis().temp_size_in_bytes < copies / 4
 
 

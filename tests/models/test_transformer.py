@@ -9,6 +9,7 @@ from mrt_jax.models.transformer import (
     REMAT_POLICIES,
     Transformer,
     abstract_params,
+    decoding_params,
     init_params,
     logical_axes,
     unembedding,
@@ -25,16 +26,16 @@ def read(model, params, *inputs):
 
 def test_padding_changes_nothing():
     model, params = tiny_model()
-    whole, (k, v) = read(model, params, TOKENS_BT, POSITIONS_BT)
+    whole, new_kv = read(model, params, TOKENS_BT, POSITIONS_BT)
     for left, right in ((0, 4), (3, 1)):
         pad = ((0, 0), (left, right))
         tokens = np.pad(TOKENS_BT, pad, constant_values=7)
         positions = np.pad(POSITIONS_BT, pad, constant_values=-1)
-        padded, (padded_k, padded_v) = read(model, params, tokens, positions)
+        padded, padded_kv = read(model, params, tokens, positions)
         kept = slice(left, left + 12)
         np.testing.assert_allclose(padded[:, kept], whole, atol=1e-5)
-        np.testing.assert_allclose(padded_k[..., kept, :], k, atol=1e-5)
-        np.testing.assert_allclose(padded_v[..., kept, :], v, atol=1e-5)
+        for long, short in zip(jax.tree.leaves(padded_kv), jax.tree.leaves(new_kv), strict=True):
+            np.testing.assert_allclose(long[..., kept, :], short, atol=1e-5)
         assert np.isfinite(padded).all()
 
 
@@ -94,10 +95,31 @@ def test_gradients_agree_with_differences():
     np.testing.assert_allclose((ahead - behind) / 6e-3, jax.jit(jax.grad(along))(0.0), rtol=1e-2)
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize(
+    'changes', [{}, dict(tie_embeddings=False, lora_rank=2), GEMMA], ids=['plain', 'lora', 'gemma']
+)
+def test_layers_read_apart_are_those_of_the_stack(changes, dtype):
+    model, params = tiny_model(dtype=dtype, **changes)
+    apart = decoding_params(model, params)
+    assert len(apart['layers']) == model.config.num_layers
+    for path, param in jax.tree_util.tree_leaves_with_path(apart):
+        assert param.dtype == ('float32' if path[-1].key == 'scale' else dtype)
+    stacked = read(model, params, TOKENS_BT, POSITIONS_BT)
+    for one, two in zip(
+        jax.tree.leaves(stacked), jax.tree.leaves(read(model, apart, TOKENS_BT, POSITIONS_BT)),
+        strict=True,
+    ):
+        tolerance = 1e-5 if dtype == 'float32' else 0.1
+        np.testing.assert_allclose(
+            one.astype(np.float32), two.astype(np.float32), atol=tolerance
+        )
+
+
 def test_compute_dtype_is_of_activations_only():
     model, params = tiny_model(dtype='bfloat16')
-    hidden, (k, v) = read(model, params, TOKENS_BT, POSITIONS_BT)
-    assert {x.dtype for x in (hidden, k, v)} == {jnp.dtype('bfloat16')}
+    hidden, new_kv = read(model, params, TOKENS_BT, POSITIONS_BT)
+    assert {x.dtype for x in jax.tree.leaves((hidden, new_kv))} == {jnp.dtype('bfloat16')}
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('float32')}
     exact, _ = read(Transformer(model.config), params, TOKENS_BT, POSITIONS_BT)
     np.testing.assert_allclose(hidden.astype(np.float32), exact, atol=0.1)

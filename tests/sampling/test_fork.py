@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from mrt_jax.sampling.fork import Termination, prove_branches, same_termination
 from mrt_jax.sampling.phases import Budget
@@ -41,11 +40,7 @@ class Case:
     def prove(self, rows=slice(None), cache=None, branches=BRANCHES, tile_rows=256, **changes):
         cache = self.rollout.cache if cache is None else cache
         take = lambda x: jax.tree.map(lambda a: jnp.asarray(a)[rows], x)  # noqa: E731
-        cache = cache.replace(
-            k_LBKCS=cache.k_LBKCS[:, rows],
-            v_LBKSC=cache.v_LBKSC[:, rows],
-            positions_BS=cache.positions_BS[rows],
-        )
+        cache = jax.tree.map(lambda x: x[rows], cache)
         arguments = {
             'mask_BE': self.mask_BE, 'terminals': self.terminals, 'sampling': SamplingConfig()
         } | changes  # fmt: skip
@@ -189,12 +184,7 @@ def test_traces_may_be_sharded(case, branches):
     mesh = make_mesh(data=4, fsdp=2)
     by_row = batch_sharding(mesh)
     cache = case.rollout.cache
-    kv = NamedSharding(mesh, PartitionSpec(None, ('data', 'fsdp')))
-    cache = cache.replace(
-        k_LBKCS=jax.device_put(cache.k_LBKCS, kv),
-        v_LBKSC=jax.device_put(cache.v_LBKSC, kv),
-        positions_BS=jax.device_put(cache.positions_BS, by_row),
-    )
+    cache = jax.device_put(cache, by_row)
     inputs = (
         case.rollout.prompt_lengths_B,
         jnp.asarray(case.boundaries_BE, jnp.int32),

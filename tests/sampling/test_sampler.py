@@ -92,11 +92,15 @@ def test_cache_holds_what_a_plain_forward_computes(tiny, prompts, rollout):
         np.testing.assert_array_equal(own[kept], np.arange(len(sequence)))
         assert (np.delete(own, np.arange(kept.start, kept.stop)) == -1).all()
         last = slice(SLOTS + STEPS - len(sequence), None)
-        for one, two in (
-            (rollout.cache.k_LBKCS[:, row, :, :, kept], filled.k_LBKCS[:, row, :, :, last]),
-            (rollout.cache.v_LBKSC[:, row, :, kept], filled.v_LBKSC[:, row, :, last]),
-        ):
-            np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
+        for layer in range(tiny.model.config.num_layers):
+            np.testing.assert_allclose(
+                rollout.cache.k_BKCS[layer][row, :, :, kept],
+                filled.k_BKCS[layer][row, :, :, last], rtol=1e-4, atol=1e-4,
+            )
+            np.testing.assert_allclose(
+                rollout.cache.v_BKSC[layer][row, :, kept],
+                filled.v_BKSC[layer][row, :, last], rtol=1e-4, atol=1e-4,
+            )
 
 
 def test_greedy_equals_argmax_of_plain_forwards(tiny, prompts):
@@ -145,8 +149,9 @@ def test_the_loop_stops_when_every_row_has_ended(tiny, prompts, terminals):
     ending = terminals.replace(eos_ids=tuple(range(13)))
     rollout = _roll(tiny, prompts, ending)
     assert (np.asarray(rollout.lengths_B) == 1).all() and rollout.ended_B.all()
-    assert not np.asarray(rollout.cache.k_LBKCS[..., SLOTS + 1 :]).any()
-    assert np.asarray(rollout.cache.k_LBKCS[..., SLOTS]).any()
+    for k_BKCS in rollout.cache.k_BKCS:
+        assert not np.asarray(k_BKCS[..., SLOTS + 1 :]).any()
+        assert np.asarray(k_BKCS[..., SLOTS]).any()
 
 
 def test_rows_may_be_sharded(tiny, prompts, terminals, rollout):
@@ -164,8 +169,8 @@ def test_rows_may_be_sharded(tiny, prompts, terminals, rollout):
         sampling=SamplingConfig(),
     )
     _assert_rows_equal(sharded, rollout, np.arange(len(prompts)))
-    shard = sharded.cache.k_LBKCS.sharding.shard_shape(sharded.cache.k_LBKCS.shape)
-    assert shard[1] == len(prompts) // 8
+    for k_BKCS in sharded.cache.k_BKCS:
+        assert k_BKCS.sharding.shard_shape(k_BKCS.shape)[0] == len(prompts) // 8
 
 
 def test_one_compilation_serves_every_batch_of_a_shape(tiny, prompts, terminals):

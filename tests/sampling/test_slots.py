@@ -45,7 +45,8 @@ def by_position(cache, row):
     positions_S = np.asarray(cache.positions_BS[row])
     order = np.argsort(positions_S, kind='stable')
     order = order[positions_S[order] >= 0]
-    keys, values = np.asarray(cache.k_LBKCS[:, row]), np.asarray(cache.v_LBKSC[:, row])
+    keys = np.stack([k_BKCS[row] for k_BKCS in cache.k_BKCS])
+    values = np.stack([v_BKSC[row] for v_BKSC in cache.v_BKSC])
     return positions_S[order], keys[..., order], values[..., order, :]
 
 
@@ -94,8 +95,9 @@ def test_rows_stay_on_their_shard(tiny, prompts, terminals, sizes):
         rollout = sample_in_slots(model, *arrays, **options)
         program = sample_in_slots.lower(model, *arrays, **options).compile().as_text()
     assert_same(rollout, together(tiny, prompts, terminals))
-    shard = rollout.cache.k_LBKCS.sharding.shard_shape(rollout.cache.k_LBKCS.shape)
-    assert shard[1] == len(prompts) // (mesh.shape['data'] * mesh.shape['fsdp'])
+    for k_BKCS in rollout.cache.k_BKCS:
+        shard = k_BKCS.sharding.shard_shape(k_BKCS.shape)
+        assert shard[0] == len(prompts) // (mesh.shape['data'] * mesh.shape['fsdp'])
     assert 'all-gather' not in program and 'all-to-all' not in program
 
 

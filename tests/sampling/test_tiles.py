@@ -17,8 +17,8 @@ def _grid(seed):
     rng = np.random.default_rng(seed)
     counts_B = rng.integers(0, COLUMNS + 1, ROWS)
     cache = KVCache(
-        k_LBKCS=jnp.asarray(rng.normal(size=(2, ROWS, 1, 2, 3)), jnp.float32),
-        v_LBKSC=jnp.asarray(rng.normal(size=(2, ROWS, 1, 3, 2)), jnp.float32),
+        k_BKCS=tuple(jnp.asarray(rng.normal(size=(2, ROWS, 1, 2, 3)), jnp.float32)),
+        v_BKSC=tuple(jnp.asarray(rng.normal(size=(2, ROWS, 1, 3, 2)), jnp.float32)),
         positions_BS=jnp.asarray(rng.integers(0, 9, (ROWS, 3)), jnp.int32),
     )
     inputs = {
@@ -29,8 +29,9 @@ def _grid(seed):
 
 
 def _apply(cache, inputs, mask_be):
-    of_row = cache.k_LBKCS.sum((0, 2, 3, 4)) + 2 * cache.v_LBKSC.sum((0, 2, 3, 4))
-    of_row += cache.positions_BS.sum(-1)
+    of_row = cache.positions_BS.sum(-1).astype(jnp.float32)
+    for k_bKCS, v_bKSC in zip(cache.k_BKCS, cache.v_BKSC, strict=True):
+        of_row += k_bKCS.sum((1, 2, 3)) + 2 * v_bKSC.sum((1, 2, 3))
     cells = jnp.where(mask_be, of_row[:, None] * inputs['one'], 0)
     return cells, jnp.where(mask_be[:, :, None], 1 + inputs['two'], 0)
 
