@@ -15,14 +15,20 @@ Parts (`--parts`, default all):
              `--sampled_traces` of the traces, and their time is scaled up
     step     a step of GRPO, rollouts and update of `--traces` traces of `--trace_tokens`, and what
              the meta-prover adds to it for a step of MRT
+    growth   how the meta-prover's time grows: at half of the sizes that the flags give, and at
+             twice that in traces, their tokens, boundaries, branches and answers, one by one
     memory   of the gradient on `--row_tokens` tokens, with logits in chunks and with all of them;
              compiled only
 
 Weights are random, of the shape `--shape`, and nothing ends a response or an answer early. Times
 are the least of `--repeats` runs behind one that compiles; ratios are of times of the same call.
+The floor of a time is what its operations take at the rate of a large matrix product here, or its
+parameters and caches at the rate of a copy, whichever is longer. `--profile=FOLDER` records all
+that is run as a trace, which xprof and TensorBoard open.
 The tables go to standard output, with more to the file.
 """
 
+import contextlib
 import json
 import platform
 import resource
@@ -37,7 +43,7 @@ from experiments import cli
 from experiments.benchmark_parts.shapes import SHAPES
 from mrt_jax.errors import InputError
 
-PARTS = ('rollouts', 'kernels', 'prover', 'step', 'memory')
+PARTS = ('rollouts', 'kernels', 'prover', 'step', 'growth', 'memory')
 
 Rows = list[dict[str, Any]]
 
@@ -62,6 +68,7 @@ def define_flags() -> None:
     flags.DEFINE_integer('row_tokens', 4096, 'Tokens of the gradient whose memory is planned.', 2)
     flags.DEFINE_enum('remat', 'none', ['none', 'dots', 'full'], 'What backward recomputes.')
     flags.DEFINE_integer('traces_in_file', 1_000_000, 'Traces for the kernels.', 4)
+    flags.DEFINE_string('profile', None, 'Folder for a trace of everything that is run.')
     flags.DEFINE_integer('repeats', 1, 'Runs that are timed.', 1)
 
 
@@ -92,9 +99,10 @@ def main(argv: Sequence[str]) -> None:
     import jax
 
     measured: dict[str, Rows] = {}
-    for part in values.parts:
-        print(f'timing: {part}', file=sys.stderr)
-        measured[part] = _parts()[part]()
+    with jax.profiler.trace(values.profile) if values.profile else contextlib.nullcontext():
+        for part in values.parts:
+            print(f'timing: {part}', file=sys.stderr)
+            measured[part] = _parts()[part]()
     report = {
         'command': f'python -m experiments.benchmark {" ".join(sys.argv[1:])}',
         'device': str(jax.devices()[0].device_kind), 'devices': jax.device_count(),
@@ -107,6 +115,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _parts() -> dict[str, Callable[[], Rows]]:
     """What measures each part; flags have been checked before anything of it is imported."""
+    from experiments.benchmark_parts.growth import time_growth
     from experiments.benchmark_parts.kernels import time_kernels
     from experiments.benchmark_parts.prover import time_prover
     from experiments.benchmark_parts.rollouts import time_rollouts
@@ -114,7 +123,7 @@ def _parts() -> dict[str, Callable[[], Rows]]:
 
     return {
         'rollouts': time_rollouts, 'kernels': time_kernels, 'prover': time_prover,
-        'step': time_step, 'memory': measure_memory,
+        'step': time_step, 'growth': time_growth, 'memory': measure_memory,
     }
 
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments.benchmark_parts.timing import Rows, network, timed
+from experiments.benchmark_parts.timing import Rows, floor_seconds, network, timed
 from mrt_jax.models.transformer import init_params
+from mrt_jax.planning.work import rollout_work
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.sampler import PromptBatch, sample_rollouts
@@ -52,6 +53,14 @@ def time_rollouts() -> Rows:
             slots=batch, keep_cache=False,
         ).tokens_BT
 
+    # As many tokens in full batches, no token behind a row's end.
+    floors = {
+        lengths: requests / batch * floor_seconds(rollout_work(
+            model.config, rows=batch, group=1, prompt=values.prompt_tokens,
+            new=round(limits_N.mean()), itemsize=jnp.dtype(values.dtype).itemsize,
+        ))
+        for lengths, limits_N in limits.items()
+    }
     rows = []
     for lengths, limits_N in limits.items():
         plain, plain_compiling = timed(in_batches, limits_N)
@@ -62,6 +71,7 @@ def time_rollouts() -> Rows:
             rows.append({
                 'rollouts': f'{lengths}, {name}', 'tokens': int(limits_N.sum()),
                 'seconds': seconds, 'tokens/s': limits_N.sum() / seconds,
-                'times the batches': plain / seconds, 'seconds to compile': compiling,
+                'times the batches': plain / seconds, 'times the floor': seconds / floors[lengths],
+                'seconds to compile': compiling,
             })
     return rows

@@ -1,15 +1,18 @@
-"""What the parts of the benchmark share: the network and the clock."""
+"""What the parts of the benchmark share: the network, the clock, and the least a machine needs."""
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 
 from experiments.benchmark_parts.shapes import SHAPES
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.transformer import Transformer
+from mrt_jax.planning.work import Work
 
 Rows = list[dict[str, Any]]
 
@@ -29,3 +32,27 @@ def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
         jax.block_until_ready(function(*arguments))
         clocks.append(time.monotonic() - started)
     return min(clocks[1:]), max(clocks[0] - min(clocks[1:]), 0.0)
+
+
+@functools.cache
+def machine_rates() -> tuple[float, float]:
+    """Operations and bytes a second of one device here: of a large product, and of a copy."""
+    side, copied = 4096, 2**26
+    product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1)
+    square, vector = jnp.ones((side, side), flags.FLAGS.dtype), jnp.ones(copied, jnp.float32)
+
+    def fastest(function: Callable[..., Any], operand: jax.Array) -> float:
+        clocks = []
+        for _ in range(4):
+            started = time.monotonic()
+            jax.block_until_ready(function(operand))
+            clocks.append(time.monotonic() - started)
+        return min(clocks[1:])
+
+    return 2 * side**3 / fastest(product, square), 2 * 4 * copied / fastest(copy, vector)
+
+
+def floor_seconds(work: Work) -> float:
+    """The least seconds for some work on this machine: of computing it or of moving its bytes."""
+    flops_rate, bandwidth = machine_rates()
+    return max(work.flops / flops_rate, work.device_bytes() / bandwidth)

@@ -9,9 +9,10 @@ import numpy as np
 import optax
 from absl import flags
 
-from experiments.benchmark_parts.timing import Rows, network, timed
+from experiments.benchmark_parts.timing import Rows, floor_seconds, network, timed
 from mrt_jax.errors import InputError
 from mrt_jax.models.transformer import Transformer, abstract_params, init_params, unembedding
+from mrt_jax.planning.work import prover_work, rollout_work, update_work
 from mrt_jax.sampling.fork import prove_branches, same_termination
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
@@ -74,11 +75,31 @@ def time_step() -> Rows:
         'meta-prover': rows * values.boundaries * values.branches * values.answer_tokens,
         'update': rows * values.trace_tokens,
     }
+    itemsize = jnp.dtype(values.dtype).itemsize
+    floors = {
+        'rollouts': floor_seconds(rollout_work(
+            model.config, rows=rows, group=1, prompt=values.prompt_tokens, new=new,
+            itemsize=itemsize,
+        )),
+        'meta-prover': floor_seconds(prover_work(
+            model.config, rows=rows, boundaries=values.boundaries, branches=values.branches,
+            prefix=values.trace_tokens, text=_TERMINATION_TOKENS, answer=values.answer_tokens,
+            itemsize=itemsize,
+        )),
+        'update': floor_seconds(update_work(
+            model.config, tokens=rows * values.trace_tokens, length=values.trace_tokens,
+            param_itemsize=itemsize,
+            state_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
+        )),
+    }
+    floors['GRPO step'] = floors['rollouts'] + floors['update']
+    floors['MRT step'] = floors['GRPO step'] + floors['meta-prover']
     grpo = clocks['rollouts'][0] + clocks['update'][0]
     lines = [
         {
             'part': part, 'seconds': seconds, 'tokens/s': tokens[part] / seconds,
-            'of a GRPO step': seconds / grpo, 'seconds to compile': compiling,
+            'of a GRPO step': seconds / grpo, 'times the floor': seconds / floors[part],
+            'seconds to compile': compiling,
         }
         for part, (seconds, compiling) in clocks.items()
     ]
@@ -90,7 +111,8 @@ def time_step() -> Rows:
     return lines + [
         {
             'part': part, 'seconds': seconds, 'tokens/s': rows * new / seconds,
-            'of a GRPO step': seconds / grpo, 'seconds to compile': compiling[part],
+            'of a GRPO step': seconds / grpo, 'times the floor': seconds / floors[part],
+            'seconds to compile': compiling[part],
         }
         for part, seconds in whole.items()
     ]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from mrt_jax.models.attention import Source, attend, visible
+from mrt_jax.models.attention_kernels import KERNELS, ROW_MULTIPLE, attend_to_self
 from mrt_jax.models.cache import Context, KVCache, NewKV, Room, append
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.lora import DOWN, UP
@@ -29,7 +30,8 @@ REMAT_POLICIES = {
 ACTIVATIONS = {'silu': nn.silu, 'gelu_tanh': lambda x: nn.gelu(x, approximate=True)}
 
 KV = tuple[jax.Array, jax.Array]
-# How a layer looks at tokens: rotation_XT, and what is visible of each source.
+# How a layer looks at tokens: rotation_XT, and what is visible of each source or, for a kernel,
+# segments_XT alone.
 View = tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]
 
 
@@ -120,6 +122,7 @@ class Block(nn.Module):
 
     config: ModelConfig
     lora_rank: int = 0
+    kernel: str = 'plain'
 
     @nn.compact
     def __call__(
@@ -158,16 +161,18 @@ class Block(nn.Module):
             k_XTKC = norm('key_norm', 'head')(k_XTKC)
         q_XHTC, k_XKTC, v_XKTC = (y.swapaxes(1, 2) for y in (q_XTHC, k_XTKC, v_XTKC))
         q_XHTC, k_XKTC = rotate(q_XHTC, *rotation_XT), rotate(k_XKTC, *rotation_XT)
-        if room is None:
-            new_kv, own_kv = (k_XKTC, v_XKTC), (k_XKTC.swapaxes(2, 3), v_XKTC)
+        new_kv = k_XKTC, v_XKTC
+        if self.kernel == 'plain':
+            own_kv = k_XKTC.swapaxes(2, 3), v_XKTC
+            if room is not None:
+                new_kv = own_kv = append(room[0], k_XKTC, v_XKTC, room[1])
+            sources = [
+                Source(keys, values, seen)
+                for (keys, values), seen in zip((*context_kv, own_kv), visible_parts, strict=True)
+            ]
+            mixed_XHTC = attend(q_XHTC, sources, scale=c.score_scale, cap=c.attention_cap)
         else:
-            new_kv = own_kv = append(room[0], k_XKTC, v_XKTC, room[1])
-        pairs = (*context_kv, own_kv)
-        sources = [
-            Source(keys, values, seen)
-            for (keys, values), seen in zip(pairs, visible_parts, strict=True)
-        ]
-        mixed_XHTC = attend(q_XHTC, sources, scale=c.score_scale, cap=c.attention_cap)
+            mixed_XHTC = self._run_kernel(q_XHTC, *new_kv, *visible_parts, is_local)
         mixed_ND = mixed_XHTC.swapaxes(1, 2).reshape(x_ND.shape[0], -1)
         mixed_ND = linear(
             heads, width, ('heads', 'head', 'embed'), c.output_bias, depth_scale, name='output'
@@ -183,6 +188,27 @@ class Block(nn.Module):
         x_ND += norm('mlp_post_norm')(fed_ND) if c.post_norms else fed_ND
         return _by_row(x_ND.reshape(x_XTD.shape)), new_kv
 
+    def _run_kernel(
+        self,
+        q_XHTC: jax.Array,
+        k_XKTC: jax.Array,
+        v_XKTC: jax.Array,
+        segments_XT: jax.Array,
+        is_local: jax.Array | None,
+    ) -> jax.Array:
+        c = self.config
+
+        def run(window: int | None) -> Callable[..., jax.Array]:
+            return functools.partial(
+                attend_to_self, self.kernel, window=window, scale=c.score_scale,
+                cap=c.attention_cap,
+            )
+
+        operands = q_XHTC, k_XKTC, v_XKTC, segments_XT
+        if is_local is None:
+            return run(c.sliding_window)(*operands)
+        return jax.lax.cond(is_local, run(c.sliding_window), run(None), *operands)
+
 
 class Transformer(nn.Module):
     """Tokens to final hidden states; `unembedding` gives the output layer.
@@ -193,6 +219,8 @@ class Transformer(nn.Module):
         remat: what the backward pass recomputes, a key of `REMAT_POLICIES`.
         param_dtype: of the parameters; adapters are float32.
         lora_rank: rank of the adapter of every linear layer, see `models.lora`; 0 for none.
+        kernel: of rows that attend to themselves only, see `attention_kernels`; rows whose length
+            is no multiple of 128 are attended to plainly.
     """
 
     config: ModelConfig
@@ -200,8 +228,11 @@ class Transformer(nn.Module):
     remat: str = 'none'
     param_dtype: str = 'float32'
     lora_rank: int = 0
+    kernel: str = 'plain'
 
     def __post_init__(self) -> None:
+        if self.kernel not in KERNELS:
+            raise ValueError(f'kernel {self.kernel!r} is none of {", ".join(KERNELS)}')
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f'remat {self.remat!r} is none of {", ".join(REMAT_POLICIES)}')
         super().__post_init__()
@@ -249,7 +280,14 @@ class Transformer(nn.Module):
                 room.cache.positions_BS, positions_XT, room.slot, 1
             )
 
+        stacked = not (contexts or room or isinstance(self.get_variable('params', 'layers'), tuple))
+        kernel = self.kernel if stacked and tokens_XT.shape[1] % ROW_MULTIPLE == 0 else 'plain'
+
         def view(local: bool) -> View:
+            turn = rotation(c, positions_XT, local=local)
+            if kernel != 'plain':
+                segments = 0 if segments_XT is None else segments_XT
+                return turn, (jnp.where(positions_XT >= 0, segments, -1),)
             window = c.sliding_window if local else None
             own_XTS = visible(positions_XT, own_positions_XS, window=window)
             if segments_XT is not None:
@@ -259,23 +297,25 @@ class Transformer(nn.Module):
                         limit_X=context.limit_X)
                 for context in contexts
             ]
-            return rotation(c, positions_XT, local=local), (*seen, own_XTS)
+            return turn, (*seen, own_XTS)
 
         # Gathering rows of a table split by width would make the compiler split x by width too.
         table_VD = nn.with_logical_constraint(embedding_VD.astype(self.dtype), ('vocab', None))
         x_XTD = _by_row(table_VD[tokens_XT])
         if c.embedding_scale:
             x_XTD *= jnp.asarray(c.width**0.5, x_XTD.dtype)
-        if contexts or room or isinstance(self.get_variable('params', 'layers'), tuple):
-            x_XTD, new_kv = self._layer_by_layer(x_XTD, view, contexts, room)
+        if stacked:
+            x_XTD, new_kv = self._scan(x_XTD, view, kernel)
         else:
-            x_XTD, new_kv = self._scan(x_XTD, view)
+            x_XTD, new_kv = self._layer_by_layer(x_XTD, view, contexts, room)
         if room is not None:
             new_kv = KVCache(*zip(*new_kv, strict=True), positions_BS=own_positions_XS)
         final_norm = RMSNorm(c.norm_eps, 'embed', c.unit_offset, name='final_norm')
         return final_norm(x_XTD), new_kv
 
-    def _scan(self, x_XTD: jax.Array, view: Callable[[bool], View]) -> tuple[jax.Array, NewKV]:
+    def _scan(
+        self, x_XTD: jax.Array, view: Callable[[bool], View], kernel: str
+    ) -> tuple[jax.Array, NewKV]:
         """All layers, one program for all of them."""
         c = self.config
         if c.local_layers is None:
@@ -292,7 +332,7 @@ class Transformer(nn.Module):
             in_axes=(nn.broadcast, 0),
             length=c.num_layers,
             metadata_params={nn.PARTITION_NAME: 'layers'},
-        )(c, self.lora_rank, name='layers')
+        )(c, self.lora_rank, kernel, name='layers')
         x_XTD, stacked = layers(x_XTD, views, are_local)
         return x_XTD, _unstack(stacked, c.num_layers)
 
@@ -324,14 +364,19 @@ class Transformer(nn.Module):
 def decoding_params(model: Transformer, params: Any) -> Any:
     """The same parameters as a decode loop reads them best; for use within a jitted program.
 
-    A copy of them in the compute dtype, with a tree for each layer in place of the stack: a loop
-    would else cut the stack, and cast it, at every step.
+    A copy of them in the compute dtype, with a tree for each layer in place of the stack, and on a
+    mesh whole along the axis that training splits by width: a loop would else cut the stack, cast
+    it, and gather it from all devices, at every step.
     """
 
-    def cast(path: tuple[Any, ...], param: jax.Array) -> jax.Array:
-        return param if path[-1].key == 'scale' else param.astype(model.dtype)  # Norms are float32.
+    def prepare(path: tuple[Any, ...], param: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+        if path[-1].key != 'scale':  # Norms are float32.
+            param = param.astype(model.dtype)
+        return nn.with_logical_constraint(
+            param, tuple(None if axis == 'embed' else axis for axis in axes)
+        )
 
-    params = jax.tree_util.tree_map_with_path(cast, params)
+    params = jax.tree_util.tree_map_with_path(prepare, params, logical_axes(model))
     return {**params, 'layers': _unstack(params['layers'], model.config.num_layers)}
 
 

@@ -156,7 +156,7 @@ def _grow(model: Transformer, cache: KVCache, slots: int) -> KVCache:
     )
 
 
-def _stage_ends(slots: int, steps: int) -> list[int]:
+def stage_ends(slots: int, steps: int) -> list[int]:
     """Steps at which the decode loop stops to let the cache grow behind the prompts' slots.
 
     Three stages read two thirds of what one would; each compiles its own loop. Caches of odd sizes
@@ -237,7 +237,7 @@ def _sample_rollouts(
     )
     # A step reads the whole cache, so the cache grows in stages rather than start at full size.
     # The last token of every row is fed too: a boundary may lie behind it.
-    for end in _stage_ends(slots, steps):
+    for end in stage_ends(slots, steps):
 
         def unfinished(decode: _Decode, end: int = end) -> jax.Array:
             return (decode.step < end) & decode.rows.live_B.any()

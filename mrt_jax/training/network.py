@@ -2,7 +2,11 @@
 
 from typing import Any
 
+import jax
+from absl import logging
+
 from mrt_jax.errors import InputError
+from mrt_jax.models.attention_kernels import KERNELS, fastest_kernel
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.transformer import REMAT_POLICIES, Transformer
 
@@ -15,8 +19,9 @@ def check_network(config: Any) -> None:
     Raises:
         InputError: names the key and what it may be.
     """
+    others = {'remat': tuple(REMAT_POLICIES), 'attention': ('auto', *KERNELS)}
     known = dict.fromkeys(('compute_dtype', 'param_dtype', 'save_dtype'), DTYPES)
-    for key, values in {**known, 'remat': tuple(REMAT_POLICIES)}.items():
+    for key, values in {**known, **others}.items():
         if config[key] not in values:
             raise InputError(f'{key}={config[key]!r} is unknown; known: {", ".join(values)}')
     if config.lora_rank < 0:
@@ -32,8 +37,13 @@ def make_network(config: Any, model_config: ModelConfig) -> Transformer:
         config: has passed `check_network`.
         model_config: the policy's.
     """
+    kernel = config.attention
+    if kernel == 'auto':
+        kernel = fastest_kernel(jax.default_backend(), model_config)
+        logging.info('attention: %s', kernel)
     return Transformer(
-        model_config, config.compute_dtype, config.remat, config.param_dtype, config.lora_rank
+        model_config, config.compute_dtype, config.remat, config.param_dtype, config.lora_rank,
+        kernel,
     )
 
 

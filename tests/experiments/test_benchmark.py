@@ -18,12 +18,12 @@ def test_the_table_and_the_file_agree(tmp_path):
     result = run(
         tmp_path, '--shape=countdown', '--traces=2', '--trace_tokens=16', '--boundaries=1',
         '--branches=2', '--answer_tokens=2', '--traces_in_file=64', '--requests=4', '--batch=2',
-        '--prompt_tokens=4', '--new_tokens=4', '--row_tokens=64',
+        '--prompt_tokens=4', '--new_tokens=4', '--row_tokens=64', f'--profile={tmp_path}/profile',
     )
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / 'out.json').read_text())
     parts = report['parts']
-    assert set(parts) == {'rollouts', 'kernels', 'prover', 'step', 'memory'}
+    assert set(parts) == {'rollouts', 'kernels', 'prover', 'step', 'growth', 'memory'}
     assert report['peak_host_bytes'] > 0
     for rows in parts.values():
         for row in rows:
@@ -35,6 +35,10 @@ def test_the_table_and_the_file_agree(tmp_path):
     step = {row['part']: row['seconds'] for row in parts['step']}
     assert step['GRPO step'] == pytest.approx(step['rollouts'] + step['update'])
     assert step['MRT step'] == pytest.approx(step['GRPO step'] + step['meta-prover'])
+    assert [row['twice the'] for row in parts['growth']] == [
+        'nothing', 'traces', 'trace_tokens', 'boundaries', 'branches', 'answer_tokens'
+    ]
+    assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
     fork = parts['prover'][0]
     assert fork['times the fork'] == 1
     # Two traces, one boundary, two branches, two tokens; the plain ways ran on one trace.
@@ -44,7 +48,7 @@ def test_the_table_and_the_file_agree(tmp_path):
 
 @pytest.mark.parametrize(
     ('flag', 'said'),
-    [('--parts=kernel', 'is unknown; known: rollouts, kernels, prover, step, memory'),
+    [('--parts=kernel', 'is unknown; known: rollouts, kernels, prover, step, growth, memory'),
      ('--requests=33', '--requests=33 is no multiple of --batch=32'),
      ('--microbatch_rows=3', '--microbatch_rows=3 does not divide --traces=16'),
      ('--prompt_tokens=1024', '--prompt_tokens=1024 leaves no response'),

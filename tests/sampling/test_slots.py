@@ -98,7 +98,8 @@ def test_rows_stay_on_their_shard(tiny, prompts, terminals, sizes):
     for k_BKCS in rollout.cache.k_BKCS:
         shard = k_BKCS.sharding.shard_shape(k_BKCS.shape)
         assert shard[0] == len(prompts) // (mesh.shape['data'] * mesh.shape['fsdp'])
-    assert 'all-gather' not in program and 'all-to-all' not in program
+    if mesh.shape['tensor'] == 1:  # Else each row's devices share its vocabulary.
+        assert 'all-gather' not in program and 'all-to-all' not in program
 
 
 def test_shapes_that_do_not_divide_are_refused(tiny, prompts, terminals):

@@ -1,0 +1,94 @@
+"""What the devices of a compiled program tell each other, read from its text.
+
+`Compiled.cost_analysis` counts the body of a loop once, and collectives not at all.
+"""
+
+import collections
+import math
+import re
+
+KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
+
+_COMPUTATION = re.compile(r'^(?:ENTRY )?%?([\w.\-]+) (?:\([^\n]*\) -> [^\n]*)?\{$', re.MULTILINE)
+_CALLED = re.compile(r'(?:calls|to_apply|body|branch_computations|true_computation|'
+                     r'false_computation)=(\{[^}]*\}|%[\w.\-]+)')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_SHAPE = re.compile(r'\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]')
+_LINE = re.compile(r'^\s+(?:ROOT )?%[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(', re.MULTILINE)
+
+
+def count_collectives(program: str, other_trips: float = 1) -> dict[str, dict[str, float]]:
+    """Collectives of a program by kind, those in loops as often as the loops run.
+
+    Args:
+        program: `Compiled.as_text()`.
+        other_trips: how often loops run that end on a condition.
+
+    Returns:
+        For each kind that occurs `count`, and `bytes`, those of its results on one device.
+    """
+    bodies = _computations(program)
+    totals: dict[str, dict[str, float]] = collections.defaultdict(lambda: {'count': 0, 'bytes': 0})
+
+    def walk(name: str, times: float) -> None:
+        for line in bodies.get(name, ()):
+            found = _LINE.match(line)
+            if not found:
+                continue
+            result, operation = found.groups()
+            kind = operation.removesuffix('-start')
+            if kind in KINDS:
+                totals[kind]['count'] += times
+                totals[kind]['bytes'] += times * _result_bytes(result, operation != kind)
+            trips = times
+            if operation == 'while':
+                trips *= _trips(line, bodies) or other_trips
+            for called in _CALLED.findall(line):
+                for callee in re.findall(r'%([\w.\-]+)', called):
+                    walk(callee, trips)
+
+    entry = re.search(r'^ENTRY %?([\w.\-]+)', program, re.MULTILINE)
+    if entry is None:
+        raise ValueError('the program has no entry computation')
+    walk(entry[1], 1)
+    return dict(totals)
+
+
+def _trips(line: str, bodies: dict[str, list[str]]) -> int | None:
+    """Turns of a loop: those that XLA states, or the constant that its counter is compared with.
+
+    None if the loop ends on anything else.
+    """
+    if stated := _TRIPS.search(line):
+        return int(stated[1])
+    condition = re.search(r'condition=%([\w.\-]+)', line)
+    lines = bodies.get(condition[1], []) if condition else []
+    operations = {found.group(2) for found in map(_LINE.match, lines) if found}
+    constants = re.findall(r' constant\((\d+)\)', '\n'.join(lines))
+    counts = operations == {'constant', 'parameter', 'get-tuple-element', 'compare'}
+    return int(constants[0]) if counts and len(constants) == 1 else None
+
+
+def _computations(program: str) -> dict[str, list[str]]:
+    """Lines of each computation by its name."""
+    parts = _COMPUTATION.split(program)[1:]
+    return {
+        name: body.partition('\n}')[0].splitlines()
+        for name, body in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+def _result_bytes(result: str, started: bool) -> float:
+    """Bytes of a collective's result; one that is started lists its operands before it."""
+    sizes = [
+        _itemsize(dtype) * math.prod(int(size) for size in shape.split(',') if size)
+        for dtype, shape in _SHAPE.findall(result)
+    ]
+    return max(sizes, default=0) if started else sum(sizes)
+
+
+def _itemsize(dtype: str) -> float:
+    if dtype == 'pred':
+        return 1
+    bits = re.search(r'\d+', dtype)
+    return int(bits[0]) / 8 if bits else 4

@@ -1,0 +1,240 @@
+"""Compiles the programs of a step of a config for devices that are not here."""
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from mrt_jax.errors import InputError
+from mrt_jax.methods.packing import rows_needed
+from mrt_jax.models.config import ModelConfig
+from mrt_jax.models.lora import split
+from mrt_jax.models.transformer import Transformer, abstract_params, logical_axes
+from mrt_jax.planning.work import Work, prover_work, rollout_work, update_work
+from mrt_jax.sampling.fork import prove_branches, same_termination
+from mrt_jax.sampling.phases import Budget, Terminals
+from mrt_jax.sampling.processors import SamplingConfig
+from mrt_jax.sampling.sampler import PromptBatch, response_slots, sample_rollouts, stage_ends
+from mrt_jax.sharding.mesh import make_mesh, validate_mesh
+from mrt_jax.sharding.rules import batch_sharding, param_shardings, use_mesh
+from mrt_jax.training.network import check_network, make_network, trained_dtype
+from mrt_jax.training.objective import ObjectiveConfig, UpdateBatch, policy_loss
+from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
+from mrt_jax.training.state import abstract_state
+from mrt_jax.training.update import make_update
+
+# The task's own text needs a tokenizer, and its length hardly matters.
+TERMINATION_TOKENS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled program.
+
+    Attributes:
+        name: 'rollouts', 'prover' or 'update'.
+        compiled: the executable; never run.
+        resident_bytes: on a device, of what must stay there beside the program's own arguments.
+        work: the least that all devices together must do.
+        other_trips: how often its loops run whose end depends on what is sampled, at most.
+        compile_seconds: it took.
+    """
+
+    name: str
+    compiled: Any
+    resident_bytes: int
+    work: Work
+    other_trips: float
+    compile_seconds: float
+
+
+def topology_mesh(topology: str, axes: dict[str, int]) -> Mesh:
+    """The devices of a TPU topology such as 'v5e:4x4' as a mesh.
+
+    Raises:
+        InputError: the TPU compiler is missing or does not know the topology, or see `make_mesh`.
+    """
+    try:
+        described = topologies.get_topology_desc(platform='tpu', topology_name=topology)
+    except Exception as error:  # JAX passes on whatever the compiler's library says.
+        reason = str(error).partition('\n')[0]
+        raise InputError(
+            f'--topology={topology}: {reason}. The TPU compiler comes with `pip install libtpu`; '
+            'set TPU_LIBRARY_PATH to its libtpu.so, TPU_SKIP_MDS_QUERY=1 and JAX_PLATFORMS=cpu'
+        ) from error
+    return make_mesh(**axes, devices=described.devices)
+
+
+def compile_step(config: Any, model_config: ModelConfig, mesh: Mesh) -> list[Program]:
+    """The rollouts, the meta-prover if credit needs it, and the update of one step.
+
+    Args:
+        config: as for `train_policy`; its policy is not read.
+        model_config: the policy's.
+        mesh: from `topology_mesh`.
+
+    Raises:
+        InputError: the config or the mesh does not fit the network.
+    """
+    check_network(config)
+    rows = config.prompts_per_step * config.group_size
+    validate_mesh(mesh, model_config, rows=rows)
+    config = config.copy_and_resolve_references()
+    if config.attention == 'auto':
+        config.attention = 'splash'
+    model = make_network(config, model_config)
+    rollouts, cache = _compile_rollouts(config, model, mesh, rows)
+    programs = [rollouts, _compile_update(config, model, mesh, rows)]
+    if config.credit != 'none':
+        programs.insert(1, _compile_prover(config, model, mesh, rows, cache))
+    return programs
+
+
+def _compile_rollouts(
+    config: Any, model: Transformer, mesh: Mesh, rows: int
+) -> tuple[Program, Any]:
+    """With the cache that they leave behind, as shapes that lie on the mesh."""
+    budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
+    terminals = Terminals(eos_ids=(0,), termination_tokens=(0,) * TERMINATION_TOKENS)
+    prompts = PromptBatch(
+        jax.ShapeDtypeStruct((rows, config.max_prompt_tokens), jnp.int32),
+        jax.ShapeDtypeStruct((rows,), jnp.int32),
+    )
+    arguments = (
+        _params(model, mesh), _by_row(prompts, mesh), _by_row(_keys(rows), mesh), terminals
+    )
+    options = dict(
+        budget=budget, sampling=SamplingConfig(**config.sampling), group_size=config.group_size
+    )
+    compiled, seconds = _compile(mesh, sample_rollouts, model, *arguments, **options)
+    shapes = jax.eval_shape(
+        lambda *arguments: sample_rollouts(model, *arguments, **options), *arguments
+    )
+    cache = jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes.cache, compiled.output_shardings.cache,
+    )
+    steps = response_slots(budget, terminals)
+    work = rollout_work(
+        model.config, rows=rows, group=config.group_size, prompt=config.max_prompt_tokens,
+        new=steps, itemsize=jnp.dtype(model.dtype).itemsize,
+    )
+    loops = len(stage_ends(config.max_prompt_tokens, steps))
+    return Program(
+        'rollouts', compiled, _optimizer_bytes(config, model, mesh), work, steps / loops, seconds
+    ), cache
+
+
+def _compile_prover(
+    config: Any, model: Transformer, mesh: Mesh, rows: int, cache: Any
+) -> Program:
+    mask_BE = jax.ShapeDtypeStruct((rows, config.max_boundaries), jnp.bool_)
+    texts = jax.eval_shape(
+        lambda mask_BE: same_termination((0,) * TERMINATION_TOKENS, mask_BE), mask_BE
+    )
+    lengths_B = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    boundaries_BE = jax.ShapeDtypeStruct(mask_BE.shape, jnp.int32)
+    by_row = _by_row((lengths_B, boundaries_BE, mask_BE, texts, _keys(rows)), mesh)
+    compiled, seconds = _compile(
+        mesh, prove_branches, model, _params(model, mesh), cache, *by_row, Terminals(eos_ids=(0,)),
+        branches=config.branches, max_answer_tokens=config.max_answer_tokens,
+        sampling=SamplingConfig(**config.sampling),
+    )
+    work = prover_work(
+        model.config, rows=rows, boundaries=config.max_boundaries, branches=config.branches,
+        prefix=cache.positions_BS.shape[1], text=TERMINATION_TOKENS,
+        answer=config.max_answer_tokens, itemsize=jnp.dtype(model.dtype).itemsize,
+    )
+    return Program(
+        'prover', compiled, _optimizer_bytes(config, model, mesh), work,
+        config.max_answer_tokens - 1, seconds,
+    )
+
+
+def _compile_update(config: Any, model: Transformer, mesh: Mesh, rows: int) -> Program:
+    budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
+    terminals = Terminals(termination_tokens=(0,) * TERMINATION_TOKENS)
+    longest = config.max_prompt_tokens + response_slots(budget, terminals)
+    if longest > config.row_tokens:
+        raise InputError(
+            f'row_tokens={config.row_tokens} is less than the {longest} tokens of the longest trace'
+        )
+    part = config.microbatch_rows
+    update_rows = -(-rows_needed(rows, longest, config.row_tokens) // part) * part
+    optimizer = _optimizer(config, model)
+    objective = ObjectiveConfig(
+        config.clip_low, config.clip_high, config.kl_coef, config.entropy_coef, config.aggregation
+    )
+    update = make_update(
+        model, optimizer, policy_loss(objective), mesh, rows=update_rows, microbatch_rows=part
+    )
+    shape = update_rows, config.row_tokens
+    integers = jax.ShapeDtypeStruct(shape, jnp.int32)
+    numbers = jax.ShapeDtypeStruct(shape, jnp.float32)
+    batch = UpdateBatch(
+        integers, integers, numbers, numbers, numbers, integers,
+        numbers if config.kl_coef else None,
+    )
+    state = abstract_state(model, optimizer, mesh)
+    frozen = split(_params(model, mesh))[1] if model.lora_rank else {}
+    compiled, seconds = _compile(mesh, update, state, frozen, _by_row(batch, mesh))
+    work = update_work(
+        model.config, tokens=rows * longest, length=longest,
+        param_itemsize=jnp.dtype(model.param_dtype).itemsize, state_bytes=_global_bytes(state),
+    )
+    return Program('update', compiled, 0, work, 1, seconds)
+
+
+def _compile(mesh: Mesh, program: Any, *arguments: Any, **options: Any) -> tuple[Any, float]:
+    """The executable of a jitted function, and the seconds that it took."""
+    started = time.monotonic()
+    with use_mesh(mesh):
+        compiled = program.lower(*arguments, **options).compile()
+    return compiled, time.monotonic() - started
+
+
+def _params(model: Transformer, mesh: Mesh) -> Any:
+    """Shapes of the parameters where they lie on the mesh."""
+    return jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        abstract_params(model), param_shardings(logical_axes(model), mesh),
+    )
+
+
+def _by_row(tree: Any, mesh: Mesh) -> Any:
+    """Shapes of arrays whose first axis is the rows."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+
+
+def _keys(rows: int) -> jax.ShapeDtypeStruct:
+    """Shape of typed PRNG keys, one a row."""
+    return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
+
+
+def _optimizer(config: Any, model: Transformer) -> Any:
+    return make_optimizer(
+        OptimizerConfig(**config.optimizer), config.num_steps * config.updates_per_step,
+        trained_dtype(model),
+    )
+
+
+def _optimizer_bytes(config: Any, model: Transformer, mesh: Mesh) -> int:
+    """Bytes on a device of what trains besides the parameters."""
+    state = abstract_state(model, _optimizer(config, model), mesh)
+    return sum(
+        leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+        for leaf in jax.tree.leaves(state.opt_state)
+    )
+
+
+def _global_bytes(tree: Any) -> int:
+    return sum(leaf.dtype.itemsize * leaf.size for leaf in jax.tree.leaves(tree))
+

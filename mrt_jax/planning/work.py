@@ -1,0 +1,128 @@
+"""The least that a program must compute and read, from shapes alone.
+
+A product of [m, k] and [k, n] is 2 m k n operations. Bytes are those of parameters, caches and
+optimiser state, each read or written as often as it must be; activations are left out.
+"""
+
+import dataclasses
+
+from mrt_jax.models.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Operations and bytes of memory traffic.
+
+    Attributes:
+        flops: operations, divided among the devices.
+        param_bytes: of parameters; devices with rows of their own read them all, gathered or not.
+        split_bytes: of what is divided among the devices.
+    """
+
+    flops: float
+    param_bytes: float
+    split_bytes: float
+
+    def __add__(self, other: 'Work') -> 'Work':
+        return Work(*(
+            one + two
+            for one, two in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        ))
+
+    def device_bytes(self, devices: int = 1, tensor: int = 1) -> float:
+        """Bytes that one of so many devices moves, `tensor` of which share a matrix."""
+        return self.param_bytes / tensor + self.split_bytes / devices
+
+
+def body_params(config: ModelConfig) -> int:
+    """Elements of the layers' matrices."""
+    heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_width
+    return config.num_layers * config.width * (heads + 3 * config.ffn_width)
+
+
+def head_params(config: ModelConfig) -> int:
+    """Elements of the output layer."""
+    return config.width * config.vocab_size
+
+
+def attention_flops(config: ModelConfig, queries_and_keys: float) -> float:
+    """Scores and weighted values of so many pairs of a query and a key that it sees."""
+    return 4 * config.num_layers * config.num_heads * config.head_width * queries_and_keys
+
+
+def cache_bytes(config: ModelConfig, tokens: float, itemsize: int) -> float:
+    """Keys and values of so many tokens."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_width * itemsize * tokens
+
+
+def rollout_work(
+    config: ModelConfig, *, rows: int, group: int, prompt: int, new: int, itemsize: int
+) -> Work:
+    """Prompts read once a group, then `new` tokens of every row, one at a time.
+
+    Args:
+        config: the network's.
+        rows, group: responses, and those of one prompt.
+        prompt, new: tokens of each.
+        itemsize: bytes of a parameter and of a cache's element.
+    """
+    body, head, prompts = body_params(config), head_params(config), rows // group
+    prefill = Work(
+        2 * body * prompts * prompt + 2 * head * prompts
+        + attention_flops(config, prompts * prompt**2 / 2),
+        (body + head) * itemsize,
+        cache_bytes(config, rows * prompt, itemsize),
+    )
+    seen = rows * new * (prompt + new / 2)
+    decode = Work(
+        2 * (body + head) * rows * new + attention_flops(config, seen),
+        (body + head) * itemsize * new,
+        cache_bytes(config, seen, itemsize),
+    )
+    return prefill + decode
+
+
+def prover_work(
+    config: ModelConfig, *, rows: int, boundaries: int, branches: int, prefix: int, text: int,
+    answer: int, itemsize: int,
+) -> Work:
+    """Answers forked from every boundary: a trace's cache is read once a step for all of its own.
+
+    Args:
+        config: the network's.
+        rows, boundaries, branches: traces, B; boundaries of each, E; answers at each, M.
+        prefix: tokens of prompt and response in a trace; a boundary sees half of them.
+        text, answer: tokens of the termination text and of an answer.
+        itemsize: bytes of a parameter and of a cache's element.
+    """
+    body, head, asked = body_params(config), head_params(config), rows * boundaries
+    read = Work(
+        2 * body * asked * text + attention_flops(config, asked * text * prefix / 2),
+        body * itemsize,
+        cache_bytes(config, rows * prefix, itemsize),
+    )
+    seen = asked * branches * answer * (prefix / 2 + text + answer / 2)
+    own = asked * branches * answer * answer / 2
+    decode = Work(
+        2 * (body + head) * asked * branches * answer + attention_flops(config, seen),
+        (body + head) * itemsize * answer,
+        cache_bytes(config, rows * prefix * answer + own, itemsize),
+    )
+    return read + decode
+
+
+def update_work(
+    config: ModelConfig, *, tokens: int, length: float, param_itemsize: int, state_bytes: float
+) -> Work:
+    """Forward, backward and optimiser; nothing is computed twice.
+
+    Args:
+        config: the network's.
+        tokens: of the batch.
+        length: tokens of a sequence.
+        param_itemsize: bytes of a parameter.
+        state_bytes: of parameters and optimiser state, read and written once.
+    """
+    params = body_params(config) + head_params(config)
+    flops = 6 * params * tokens + 3 * attention_flops(config, tokens * length / 2)
+    return Work(flops, 2 * params * param_itemsize, 2 * state_bytes)

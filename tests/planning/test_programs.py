@@ -1,0 +1,81 @@
+"""A step's programs compiled for devices here, and what the plan says of them."""
+
+import json
+import math
+
+import jax
+import pytest
+
+from configs import countdown
+from experiments.plan import describe, render
+from mrt_jax.errors import InputError
+from mrt_jax.planning.chips import CHIPS, find_chip
+from mrt_jax.planning.programs import compile_step, topology_mesh
+from mrt_jax.sharding.mesh import make_mesh
+from tests.tiny import tiny_config
+
+MESH = dict(data=2, fsdp=2, tensor=2)
+
+
+def make_config(**changes):
+    config = countdown.get_config('mrt')
+    config.update(
+        attention='plain', prompts_per_step=4, group_size=2, max_prompt_tokens=16,
+        max_thinking_tokens=24, max_answer_tokens=8, row_tokens=128, microbatch_rows=4,
+        max_boundaries=3, branches=2,
+    )
+    config.update(changes)
+    return config
+
+
+@pytest.fixture(scope='module')
+def programs():
+    return {p.name: p for p in compile_step(make_config(), tiny_config(), make_mesh(**MESH))}
+
+
+def test_a_step_of_mrt_has_three_programs(programs):
+    assert list(programs) == ['rollouts', 'prover', 'update']
+    assert programs['update'].resident_bytes == 0
+    assert programs['rollouts'].resident_bytes == programs['prover'].resident_bytes > 0
+    config = make_config(credit='none')
+    names = [p.name for p in compile_step(config, tiny_config(), make_mesh(**MESH))]
+    assert names == ['rollouts', 'update']
+
+
+def test_what_a_program_costs_is_told(programs):
+    mesh = make_mesh(**MESH)
+    costs = {name: describe(p, CHIPS['v5e'], mesh) for name, p in programs.items()}
+    json.dumps(costs)
+    for cost in costs.values():
+        held = sum(cost[f'{part}_bytes'] for part in ('argument', 'temp', 'output', 'resident'))
+        assert 0 < cost['held_bytes'] <= held and cost['fits']
+        assert cost['estimated_seconds'] == max(cost['seconds_by_bound'].values()) > 0
+    # Gradients are summed over the devices that share a parameter.
+    reduced = {'all-reduce', 'reduce-scatter'} & costs['update']['collectives'].keys()
+    assert reduced
+    # Parameters, two moments and counters, in float32, on an eighth to a half of the devices.
+    held = costs['update']['argument_bytes']
+    params = sum(
+        math.prod(leaf.shape) for leaf in jax.tree.leaves(programs['update'].compiled.args_info)
+    )
+    assert params * 4 / 8 < held < params * 4
+    lines = render(costs).splitlines()
+    assert len(lines) == 5 and all(line.count('|') == 10 for line in lines)
+    small = CHIPS['v5e'].__class__(1000, 1.0, 1.0, 1.0, 2)
+    assert not describe(programs['update'], small, mesh)['fits']
+
+
+def test_mistakes_are_named():
+    for topology in ('v5e', 'v9:2x2', 'v5e:4xx', 'v5e:0x4', 'v5p:4x4'):
+        with pytest.raises(InputError, match=f'--topology={topology}'):
+            find_chip(topology)
+    with pytest.raises(InputError, match='row_tokens=32 is less'):
+        compile_step(make_config(row_tokens=32), tiny_config(), make_mesh())
+    with pytest.raises(InputError, match='not a multiple of tensor 8'):
+        compile_step(make_config(), tiny_config(), make_mesh(tensor=8))
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setenv('TPU_LIBRARY_PATH', '/nowhere/libtpu.so')
+    with pytest.raises(InputError, match='pip install libtpu'):
+        topology_mesh('v5e:4x4', {'fsdp': -1})

@@ -1,0 +1,77 @@
+"""Least work of the programs against sums over every token, and against what XLA counts."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mrt_jax.models.transformer import Transformer, abstract_params, unembedding
+from mrt_jax.planning.work import (
+    Work,
+    body_params,
+    cache_bytes,
+    head_params,
+    prover_work,
+    rollout_work,
+    update_work,
+)
+from tests.tiny import tiny_config
+
+CONFIG = tiny_config()
+PAIR = 4 * CONFIG.num_layers * CONFIG.num_heads * CONFIG.head_width  # A query and a key.
+
+
+def test_matrices_are_those_of_the_network():
+    params = abstract_params(Transformer(CONFIG))
+    kernels = jax.tree_util.tree_leaves_with_path(params['layers'])
+    assert body_params(CONFIG) == sum(
+        leaf.size for path, leaf in kernels if path[-1].key == 'kernel'
+    )
+    assert head_params(CONFIG) == params['embedding'].size
+
+
+def test_rollouts_add_up_token_by_token():
+    rows, group, prompt, new = 6, 3, 40, 24
+    matrices = 2 * (body_params(CONFIG) + head_params(CONFIG))
+    flops = rows // group * (2 * body_params(CONFIG) * prompt + 2 * head_params(CONFIG))
+    flops += rows // group * PAIR * sum(range(1, prompt + 1))
+    flops += rows * sum(matrices + PAIR * (prompt + token) for token in range(1, new + 1))
+    work = rollout_work(CONFIG, rows=rows, group=group, prompt=prompt, new=new, itemsize=2)
+    assert work.flops == pytest.approx(flops, rel=0.02)
+    assert work.param_bytes == (new + 1) * matrices
+    per_token = 2 * 2 * CONFIG.num_layers * CONFIG.num_kv_heads * CONFIG.head_width
+    assert cache_bytes(CONFIG, 1, 2) == per_token
+    read = rows * per_token * sum(prompt + token for token in range(new + 1))
+    assert work.split_bytes == pytest.approx(read, rel=0.05)
+
+
+def test_a_prover_reads_a_trace_once_for_all_of_its_branches():
+    shape = dict(rows=4, boundaries=8, prefix=4096, text=4, answer=16, itemsize=4)
+    few, many = (prover_work(CONFIG, branches=count, **shape) for count in (1, 16))
+    assert many.param_bytes == few.param_bytes
+    assert many.split_bytes < 1.5 * few.split_bytes  # Only the suffixes are more.
+    assert many.flops > 10 * few.flops
+
+
+def test_an_update_is_three_times_the_forward_pass():
+    length, model = 128, Transformer(CONFIG)
+
+    def forward(params, tokens):
+        hidden = model.apply({'params': params}, tokens, jnp.arange(length)[None])[0]
+        return hidden @ unembedding(params, CONFIG)
+
+    tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
+    # A network of one layer, as XLA counts the body of a loop once.
+    counted = jax.jit(forward).lower(abstract_params(model), tokens).compile().cost_analysis()
+    work = update_work(
+        CONFIG, tokens=length, length=length, param_itemsize=4, state_bytes=1000
+    )
+    per_layer = body_params(CONFIG) * (1 - 1 / CONFIG.num_layers)
+    assert work.flops / 3 - 2 * length * per_layer == pytest.approx(counted['flops'], rel=0.15)
+    assert work.split_bytes == 2000
+
+
+def test_devices_share_rows_and_tensors():
+    work = Work(flops=8, param_bytes=100, split_bytes=80)
+    assert work.device_bytes() == 180
+    assert work.device_bytes(devices=8, tensor=2) == 60
+    assert work + work == Work(16, 200, 160)
