@@ -65,21 +65,22 @@ def main(argv: Sequence[str]) -> None:
 
 
 def describe(program: Any, chip: Any, mesh: Any) -> dict[str, Any]:
-    """What a program costs on each device; `collectives` by kind, in bytes of their results."""
-    from mrt_jax.planning.collectives import count_collectives
+    """What a program costs on each device; `collectives` by kind, in bytes of their results.
 
+    They are None, and the time is without them, where JAX cannot read the compiler's program.
+    """
     memory = program.compiled.memory_analysis()
     held = (
         memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
         - memory.alias_size_in_bytes + program.resident_bytes
     )
-    collectives = count_collectives(program.compiled.as_text(), program.other_trips)
+    collectives = _collectives(program)
     flops = program.work.flops / mesh.size
     moved = program.work.device_bytes(mesh.size, mesh.shape['tensor'])
     seconds = {
         'operations': flops / chip.flops,
         'memory': moved / chip.memory_bandwidth,
-        'collectives': sum(kind['bytes'] for kind in collectives.values()) / chip.link_bandwidth,
+        'collectives': _told(collectives) / chip.link_bandwidth,
     }
     bound = max(seconds, key=seconds.__getitem__)
     return {
@@ -100,6 +101,26 @@ def describe(program: Any, chip: Any, mesh: Any) -> dict[str, Any]:
     }
 
 
+def _collectives(program: Any) -> dict[str, dict[str, float]] | None:
+    import jax
+
+    from mrt_jax.planning.collectives import count_collectives
+
+    try:
+        text = program.compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        # Newer compilers have instructions that an older JAX does not know.
+        reason = str(error).partition('\n')[0]
+        print(f'{program.name}: its collectives cannot be read: {reason}', file=sys.stderr)
+        return None
+    return count_collectives(text, program.other_trips)
+
+
+def _told(collectives: dict[str, dict[str, float]] | None) -> float:
+    """Bytes of all collectives."""
+    return sum(kind['bytes'] for kind in (collectives or {}).values())
+
+
 def render(programs: dict[str, dict[str, Any]]) -> str:
     """A table in Markdown, a program a line; all figures are of one device."""
     lines = [
@@ -107,12 +128,12 @@ def render(programs: dict[str, dict[str, Any]]) -> str:
         '| --- | --- | --- | --- | --- | --- | --- | --- | --- |',
     ]
     for name, costs in programs.items():
-        moved = sum(kind['bytes'] for kind in costs['collectives'].values())
+        told = '?' if costs['collectives'] is None else f'{_told(costs["collectives"]) / 1e9:.3g}'
         lines.append(
             f'| {name} | {costs["held_bytes"] / 2**30:.1f} '
             f'| {costs["device_memory_bytes"] / 2**30:.0f} | {"yes" if costs["fits"] else "no"} '
             f'| {costs["flops"] / 1e12:.3g} | {costs["bytes_accessed"] / 1e9:.3g} '
-            f'| {moved / 1e9:.3g} | {costs["estimated_seconds"]:.3g} | {costs["bound"]} |'
+            f'| {told} | {costs["estimated_seconds"]:.3g} | {costs["bound"]} |'
         )
     return '\n'.join(lines)
 

@@ -19,6 +19,7 @@ def token_logprobs(
     *,
     cap: float | None = None,
     chunk: int | None = None,
+    parts: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
     """Natural log-probability of each target and entropy of its distribution, at temperature 1.
 
@@ -32,14 +33,15 @@ def token_logprobs(
         targets_BT: int32.
         cap: of the logits, see `soft_cap`.
         chunk: tokens of all rows in a window, rounded down to whole columns and up to one; None
-            takes as many as have 2^25 logits, 128 MiB, but from 128 to 1024.
+            takes as many as have 2^25 logits, 128 MiB, but from 128 to 1024, for each part.
+        parts: on different devices, that the rows lie in.
 
     Returns:
         logprobs_BT, entropies_BT: float32.
     """
     rows, columns = targets_BT.shape
     if chunk is None:
-        chunk = min(max(2**25 // unembedding_DV.shape[1], 128), 1024)
+        chunk = parts * min(max(2**25 // unembedding_DV.shape[1], 128), 1024)
     width = min(max(chunk // max(rows, 1), 1), max(columns, 1))
     missing = -columns % width
     kernel_DV = unembedding_DV.astype(hidden_BTD.dtype)

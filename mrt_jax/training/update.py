@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -12,7 +13,7 @@ from mrt_jax.errors import InputError
 from mrt_jax.kernels.logprobs import token_logprobs
 from mrt_jax.models.lora import join, split
 from mrt_jax.models.transformer import Transformer, logical_axes, unembedding
-from mrt_jax.sharding.mesh import row_shards
+from mrt_jax.sharding.mesh import row_shards, shards_in_use
 from mrt_jax.sharding.rules import batch_sharding, param_shardings, partition_spec, replicated
 from mrt_jax.training.objective import Loss, Metrics, Tally
 from mrt_jax.training.state import TrainState, state_shardings
@@ -41,9 +42,13 @@ def next_token_logprobs(
     Both are 0 on padding and at position 0, which has nothing before it.
     """
     hidden_BTD, _ = model.apply({'params': params}, tokens_BT, positions_BT, segments_BT)
+    # Gathered once rather than for every window of tokens.
+    unembedding_DV = nn.with_logical_constraint(
+        unembedding(params, model.config).astype(hidden_BTD.dtype), (None, 'vocab')
+    )
     logprobs_BX, entropies_BX = token_logprobs(
-        hidden_BTD[:, :-1], unembedding(params, model.config), tokens_BT[:, 1:],
-        cap=model.config.logit_cap,
+        hidden_BTD[:, :-1], unembedding_DV, tokens_BT[:, 1:], cap=model.config.logit_cap,
+        parts=shards_in_use(tokens_BT.shape[0]),
     )
     predicted_BX = positions_BT[:, 1:] > 0
     return tuple(

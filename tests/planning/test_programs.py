@@ -1,5 +1,6 @@
 """A step's programs compiled for devices here, and what the plan says of them."""
 
+import dataclasses
 import json
 import math
 
@@ -10,7 +11,9 @@ from configs import countdown
 from experiments.plan import describe, render
 from mrt_jax.errors import InputError
 from mrt_jax.planning.chips import CHIPS, find_chip
+from mrt_jax.planning.collectives import count_collectives
 from mrt_jax.planning.programs import compile_step, topology_mesh
+from mrt_jax.planning.work import body_params, head_params
 from mrt_jax.sharding.mesh import make_mesh
 from tests.tiny import tiny_config
 
@@ -63,6 +66,30 @@ def test_what_a_program_costs_is_told(programs):
     assert len(lines) == 5 and all(line.count('|') == 10 for line in lines)
     small = CHIPS['v5e'].__class__(1000, 1.0, 1.0, 1.0, 2)
     assert not describe(programs['update'], small, mesh)['fits']
+
+
+def test_parameters_are_gathered_once_and_not_at_every_step():
+    """Not in decode loops, nor for every window of an update's tokens."""
+    config = make_config(max_prompt_tokens=256, row_tokens=4096, microbatch_rows=8)
+    size = 4 * (body_params(tiny_config()) + head_params(tiny_config()))
+    for program in compile_step(config, tiny_config(), make_mesh(fsdp=8)):
+        told = count_collectives(program.compiled.as_text(), other_trips=1000)
+        # Twice: to read prompts layer by layer, and to decode; or forwards and backwards.
+        assert 0 < told['all-gather']['bytes'] < 3 * size, program.name
+
+
+def test_programs_that_cannot_be_read_say_so(programs, capsys):
+    class Unreadable:
+        memory_analysis = programs['update'].compiled.memory_analysis
+
+        def as_text(self):
+            raise jax.errors.JaxRuntimeError('INTERNAL: an instruction of tomorrow')
+
+    program = dataclasses.replace(programs['update'], compiled=Unreadable())
+    costs = describe(program, CHIPS['v5e'], make_mesh(**MESH))
+    assert costs['collectives'] is None and costs['estimated_seconds'] > 0
+    assert 'update: its collectives cannot be read' in capsys.readouterr().err
+    assert '| ? |' in render({'update': costs})
 
 
 def test_mistakes_are_named():
