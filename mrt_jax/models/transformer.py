@@ -254,7 +254,8 @@ class Transformer(nn.Module):
         Args:
             tokens_XT: int32.
             positions_XT: int32; -1 marks padding, which nobody attends to.
-            segments_XT: int32; tokens attend within their segment only. None: one segment a row.
+            segments_XT: int32; tokens attend within their segment only. None, as always with room:
+                one segment a row.
             contexts: earlier keys and values, only read.
             room: earlier keys and values to which those of the tokens are added first.
 
