@@ -26,12 +26,18 @@ def network() -> Transformer:
 
 def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
     """Seconds of the fastest run, and by how much the first took longer."""
+    first, *others = _clock(flags.FLAGS.repeats + 1, function, *arguments)
+    return min(others), max(first - min(others), 0.0)
+
+
+def _clock(runs: int, function: Callable[..., Any], *arguments: Any) -> list[float]:
+    """Seconds of each run."""
     clocks = []
-    for _ in range(flags.FLAGS.repeats + 1):
+    for _ in range(runs):
         started = time.monotonic()
         jax.block_until_ready(function(*arguments))
         clocks.append(time.monotonic() - started)
-    return min(clocks[1:]), max(clocks[0] - min(clocks[1:]), 0.0)
+    return clocks
 
 
 @functools.cache
@@ -40,16 +46,9 @@ def machine_rates() -> tuple[float, float]:
     side, copied = 4096, 2**26
     product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1)
     square, vector = jnp.ones((side, side), flags.FLAGS.dtype), jnp.ones(copied, jnp.float32)
-
-    def fastest(function: Callable[..., Any], operand: jax.Array) -> float:
-        clocks = []
-        for _ in range(4):
-            started = time.monotonic()
-            jax.block_until_ready(function(operand))
-            clocks.append(time.monotonic() - started)
-        return min(clocks[1:])
-
-    return 2 * side**3 / fastest(product, square), 2 * 4 * copied / fastest(copy, vector)
+    product_seconds = min(_clock(4, product, square)[1:])
+    copy_seconds = min(_clock(4, copy, vector)[1:])
+    return 2 * side**3 / product_seconds, 2 * 4 * copied / copy_seconds
 
 
 def floor_seconds(work: Work) -> float:

@@ -92,29 +92,21 @@ def time_step() -> Rows:
             state_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
         )),
     }
-    floors['GRPO step'] = floors['rollouts'] + floors['update']
-    floors['MRT step'] = floors['GRPO step'] + floors['meta-prover']
-    grpo = clocks['rollouts'][0] + clocks['update'][0]
-    lines = [
+    wholes = {
+        'GRPO step': ('rollouts', 'update'), 'MRT step': ('rollouts', 'update', 'meta-prover'),
+    }
+    for whole, parts in wholes.items():
+        clocks[whole] = tuple(map(sum, zip(*(clocks[part] for part in parts), strict=True)))
+        floors[whole] = sum(floors[part] for part in parts)
+        tokens[whole] = rows * new
+    grpo = clocks['GRPO step'][0]
+    return [
         {
             'part': part, 'seconds': seconds, 'tokens/s': tokens[part] / seconds,
             'of a GRPO step': seconds / grpo, 'times the floor': seconds / floors[part],
             'seconds to compile': compiling,
         }
         for part, (seconds, compiling) in clocks.items()
-    ]
-    whole = {'GRPO step': grpo, 'MRT step': grpo + clocks['meta-prover'][0]}
-    compiling = {
-        'GRPO step': clocks['rollouts'][1] + clocks['update'][1],
-        'MRT step': sum(clock[1] for clock in clocks.values()),
-    }
-    return lines + [
-        {
-            'part': part, 'seconds': seconds, 'tokens/s': rows * new / seconds,
-            'of a GRPO step': seconds / grpo, 'times the floor': seconds / floors[part],
-            'seconds to compile': compiling[part],
-        }
-        for part, seconds in whole.items()
     ]
 
 

@@ -15,7 +15,7 @@ from tunix.rl.grpo import grpo_learner  # pyright: ignore[reportMissingImports]
 from tunix.rl.rollout import base_rollout  # pyright: ignore[reportMissingImports]
 
 from experiments.peers.request import StepClock, read_request
-from experiments.peers.tunix_sampler import Numbers, load
+from experiments.peers.tunix_sampler import Numbers, as_texts, load
 
 
 class EndlessNumbers(Numbers):
@@ -67,8 +67,7 @@ def main() -> None:
             num_generations=request.group, num_iterations=1, beta=0.04
         ),
     )
-    # The sampler puts a first token before each prompt: it gets one less.
-    texts = [' '.join(map(str, prompt[1:])) for prompt in request.prompts[:: request.group]]
+    texts = as_texts(request.prompts[:: request.group])
     data = grain.MapDataset.source(texts * clock.steps).batch(len(texts))
     learner.train(data.map(lambda prompts: {'prompts': prompts}))
     clock.report('google-tunix', version('google-tunix'))

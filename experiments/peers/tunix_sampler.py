@@ -52,6 +52,11 @@ def load(request: Request) -> tuple[llama3.Llama3, llama3.ModelConfig]:
     return model, shape
 
 
+def as_texts(prompts: list[list[int]]) -> list[str]:
+    """Prompts for `Numbers`; one token less, as the sampler puts a first one before each."""
+    return [' '.join(map(str, prompt[1:])) for prompt in prompts]
+
+
 def main() -> None:
     request = read_request()
     model, shape = load(request)
@@ -63,8 +68,7 @@ def main() -> None:
             num_kv_heads=shape.num_kv_heads, head_dim=shape.head_dim,
         ),
     )
-    # The sampler puts a first token before each prompt: it gets one less.
-    prompts = [' '.join(map(str, prompt[1:])) for prompt in request.prompts]
+    prompts = as_texts(request.prompts)
     seeds = iter(range(1_000_000))
 
     def sample() -> int:

@@ -11,6 +11,7 @@ branches no kernel here offers.
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -61,22 +62,15 @@ def attend_to_self(
     """
     scale = q_XHTC.shape[-1] ** -0.5 if scale is None else scale
     if kernel == 'splash':
-        return _splash(q_XHTC * scale, k_XKTC, v_XKTC, segments_XT, window, cap)
+        attend = functools.partial(_splash, window=window, cap=cap)
+        return _by_device(attend, q_XHTC * scale, k_XKTC, v_XKTC, segments_XT)
     return _dot_product(q_XHTC, k_XKTC, v_XKTC, segments_XT, window, scale, kernel)
 
 
-def _splash(
-    q_XHTC: jax.Array,
-    k_XKTC: jax.Array,
-    v_XKTC: jax.Array,
-    segments_XT: jax.Array,
-    window: int | None,
-    cap: float | None,
-) -> jax.Array:
-    attend_rows = functools.partial(_splash_rows, window=window, cap=cap)
+def _by_device(attend: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """Runs a kernel, which the compiler cannot split, on each device's own rows and heads."""
     if jax.sharding.get_abstract_mesh().empty:
-        return attend_rows(q_XHTC, k_XKTC, v_XKTC, segments_XT)
-    # The compiler cannot split a kernel: each device gets whole rows of its own heads.
+        return attend(*arrays)
     q_spec, kv_spec, rows_spec = (
         nn.logical_to_mesh_axes(axes) or PartitionSpec()
         for axes in (
@@ -84,12 +78,11 @@ def _splash(
         )
     )
     return jax.shard_map(
-        attend_rows, in_specs=(q_spec, kv_spec, kv_spec, rows_spec), out_specs=q_spec,
-        check_vma=False,
-    )(q_XHTC, k_XKTC, v_XKTC, segments_XT)
+        attend, in_specs=(q_spec, kv_spec, kv_spec, rows_spec), out_specs=q_spec, check_vma=False
+    )(*arrays)
 
 
-def _splash_rows(
+def _splash(
     q_XHTC: jax.Array,
     k_XKTC: jax.Array,
     v_XKTC: jax.Array,
@@ -98,7 +91,7 @@ def _splash_rows(
     window: int | None,
     cap: float | None,
 ) -> jax.Array:
-    """One device's rows and heads."""
+    """Rows and heads of one device; the queries are scaled."""
     heads, length = q_XHTC.shape[1:3]
     shape = length, length
     mask = splash_attention.CausalMask(shape)

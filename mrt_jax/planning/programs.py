@@ -11,7 +11,6 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from mrt_jax.errors import InputError
-from mrt_jax.methods.packing import rows_needed
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.lora import split
 from mrt_jax.models.transformer import Transformer, abstract_params, logical_axes
@@ -22,10 +21,10 @@ from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.sampler import PromptBatch, response_slots, sample_rollouts, stage_ends
 from mrt_jax.sharding.mesh import make_mesh, validate_mesh
 from mrt_jax.sharding.rules import batch_sharding, param_shardings, use_mesh
-from mrt_jax.training.network import check_network, make_network, trained_dtype
-from mrt_jax.training.objective import ObjectiveConfig, UpdateBatch, policy_loss
-from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
-from mrt_jax.training.state import abstract_state
+from mrt_jax.training.network import check_network, make_network
+from mrt_jax.training.objective import UpdateBatch, policy_loss
+from mrt_jax.training.reinforcement import read_objective, read_optimizer, rows_of_update
+from mrt_jax.training.state import abstract_state, placed_shapes
 from mrt_jax.training.update import make_update
 
 # The task's own text needs a tokenizer, and its length hardly matters.
@@ -115,10 +114,7 @@ def _compile_rollouts(
     shapes = jax.eval_shape(
         lambda *arguments: sample_rollouts(model, *arguments, **options), *arguments
     )
-    cache = jax.tree.map(
-        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
-        shapes.cache, compiled.output_shardings.cache,
-    )
+    cache = placed_shapes(shapes.cache, compiled.output_shardings.cache)
     steps = response_slots(budget, terminals)
     work = rollout_work(
         model.config, rows=rows, group=config.group_size, prompt=config.max_prompt_tokens,
@@ -160,18 +156,10 @@ def _compile_update(config: Any, model: Transformer, mesh: Mesh, rows: int) -> P
     budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
     terminals = Terminals(termination_tokens=(0,) * TERMINATION_TOKENS)
     longest = config.max_prompt_tokens + response_slots(budget, terminals)
-    if longest > config.row_tokens:
-        raise InputError(
-            f'row_tokens={config.row_tokens} is less than the {longest} tokens of the longest trace'
-        )
-    part = config.microbatch_rows
-    update_rows = -(-rows_needed(rows, longest, config.row_tokens) // part) * part
-    optimizer = _optimizer(config, model)
-    objective = ObjectiveConfig(
-        config.clip_low, config.clip_high, config.kl_coef, config.entropy_coef, config.aggregation
-    )
+    update_rows, optimizer = rows_of_update(config, longest), read_optimizer(config, model)
     update = make_update(
-        model, optimizer, policy_loss(objective), mesh, rows=update_rows, microbatch_rows=part
+        model, optimizer, policy_loss(read_objective(config)), mesh, rows=update_rows,
+        microbatch_rows=config.microbatch_rows,
     )
     shape = update_rows, config.row_tokens
     integers = jax.ShapeDtypeStruct(shape, jnp.int32)
@@ -200,18 +188,12 @@ def _compile(mesh: Mesh, program: Any, *arguments: Any, **options: Any) -> tuple
 
 def _params(model: Transformer, mesh: Mesh) -> Any:
     """Shapes of the parameters where they lie on the mesh."""
-    return jax.tree.map(
-        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
-        abstract_params(model), param_shardings(logical_axes(model), mesh),
-    )
+    return placed_shapes(abstract_params(model), param_shardings(logical_axes(model), mesh))
 
 
 def _by_row(tree: Any, mesh: Mesh) -> Any:
     """Shapes of arrays whose first axis is the rows."""
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
-    )
+    return placed_shapes(tree, jax.tree.map(lambda _: batch_sharding(mesh), tree))
 
 
 def _keys(rows: int) -> jax.ShapeDtypeStruct:
@@ -219,16 +201,9 @@ def _keys(rows: int) -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
 
 
-def _optimizer(config: Any, model: Transformer) -> Any:
-    return make_optimizer(
-        OptimizerConfig(**config.optimizer), config.num_steps * config.updates_per_step,
-        trained_dtype(model),
-    )
-
-
 def _optimizer_bytes(config: Any, model: Transformer, mesh: Mesh) -> int:
     """Bytes on a device of what trains besides the parameters."""
-    state = abstract_state(model, _optimizer(config, model), mesh)
+    state = abstract_state(model, read_optimizer(config, model), mesh)
     return sum(
         leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(state.opt_state)

@@ -80,14 +80,53 @@ class Setup:
     @property
     def update_rows(self) -> int:
         """Rows that a step's traces always fit into, packed."""
-        needed = rows_needed(self.rows, self.full_budget, self.config.row_tokens)
-        return -(-needed // self.config.microbatch_rows) * self.config.microbatch_rows
+        return rows_of_update(self.config, self.full_budget)
 
     @property
     def full_budget(self) -> int:
         """Most tokens that a trace can have, prompt included."""
         response = response_slots(self.budget, self.reader.terminals)
         return self.config.max_prompt_tokens + response
+
+
+def rows_of_update(config: Any, longest: int) -> int:
+    """Rows that a step's traces always fit into, packed, whole microbatches of them.
+
+    Raises:
+        InputError: the longest trace does not fit into a row.
+    """
+    if longest > config.row_tokens:
+        raise InputError(
+            f'row_tokens={config.row_tokens} is less than the {longest} tokens of the longest '
+            'trace, which must fit into a row of an update: raise row_tokens'
+        )
+    needed = rows_needed(
+        config.prompts_per_step * config.group_size, longest, config.row_tokens
+    )
+    return -(-needed // config.microbatch_rows) * config.microbatch_rows
+
+
+def read_objective(config: Any) -> ObjectiveConfig:
+    """The objective that a config names.
+
+    Raises:
+        InputError: see `ObjectiveConfig`.
+    """
+    return ObjectiveConfig(
+        config.clip_low, config.clip_high, config.kl_coef, config.entropy_coef, config.aggregation
+    )
+
+
+def read_optimizer(config: Any, model: Transformer) -> optax.GradientTransformation:
+    """The optimiser of a run's updates.
+
+    Raises:
+        InputError: see `OptimizerConfig`.
+    """
+    return make_optimizer(
+        OptimizerConfig(**config.optimizer), config.num_steps * config.updates_per_step,
+        trained_dtype(model),
+    )
 
 
 def prepare(config: Any) -> Setup:
@@ -104,9 +143,7 @@ def prepare(config: Any) -> Setup:
         config.credit, config.alpha, config.reward_scale, config.length_penalty,
         config.length_penalty_weight, config.group_size,
     )
-    objective = ObjectiveConfig(
-        config.clip_low, config.clip_high, config.kl_coef, config.entropy_coef, config.aggregation
-    )
+    objective = read_objective(config)
     for name in ('prompts_per_step', 'branches', 'max_boundaries', 'updates_per_step',
                  'microbatch_rows', 'max_thinking_tokens', 'max_answer_tokens'):
         if config[name] < 1:
@@ -155,10 +192,7 @@ def prepare(config: Any) -> Setup:
         sampling=sampling,
         credit=credit,
         objective=objective,
-        optimizer=make_optimizer(
-            OptimizerConfig(**config.optimizer), config.num_steps * config.updates_per_step,
-            trained_dtype(model),
-        ),
+        optimizer=read_optimizer(config, model),
         problems=task.problems('train'),
         validation=tuple(task.problems('validation')[: config.prompts_per_step]),
     )
@@ -170,11 +204,7 @@ def prepare(config: Any) -> Setup:
             f'max_answer_tokens={config.max_answer_tokens} make {needed} tokens, but the context '
             f'of {config.policy} is {context}; lower max_thinking_tokens'
         )
-    if needed > config.row_tokens:
-        raise InputError(
-            f'row_tokens={config.row_tokens} is less than the {needed} tokens of the longest '
-            'trace, which must fit into a row of an update: raise row_tokens'
-        )
+    rows_of_update(config, needed)
     return setup
 
 

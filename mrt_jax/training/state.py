@@ -98,8 +98,12 @@ def abstract_state(
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state: the target of a restore."""
     shapes = jax.eval_shape(lambda: new_state(abstract_zeros(model), optimizer))
+    return placed_shapes(shapes, state_shardings(model, optimizer, mesh))
+
+
+def placed_shapes(shapes: Any, shardings: Any) -> Any:
+    """Shapes and dtypes of a tree with where each leaf lies."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        state_shardings(model, optimizer, mesh),
+        shapes, shardings,
     )
