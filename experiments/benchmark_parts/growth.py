@@ -1,17 +1,15 @@
 """How the meta-prover's cost grows with each of its sizes."""
 
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from experiments.benchmark_parts.answers import TERMINATION_TOKENS, answer_everywhere
 from experiments.benchmark_parts.timing import Rows, network, timed
 from mrt_jax.models.transformer import init_params
-from mrt_jax.sampling.fork import prove_branches, same_termination
-from mrt_jax.sampling.phases import Terminals
-from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.sampler import PromptBatch, fill_cache
 
 _SIZES = ('traces', 'trace_tokens', 'boundaries', 'branches', 'answer_tokens')
@@ -31,18 +29,14 @@ def time_growth() -> Rows:
         lengths_B = jnp.full(traces, trace_tokens, jnp.int32)
         traces_B = PromptBatch(jnp.asarray(tokens_BT, jnp.int32), lengths_B)
         cache = jax.block_until_ready(fill_cache(model, params, traces_B))
-        mask_BE = jnp.ones((traces, boundaries), bool)
-        ends_BE = trace_tokens * jnp.arange(1, boundaries + 1) // boundaries * mask_BE
-
-        def answer() -> Any:
-            return prove_branches(
-                model, params, cache, jnp.zeros(traces, jnp.int32), ends_BE, mask_BE,
-                same_termination([0] * 8, mask_BE), jax.random.split(jax.random.key(1), traces),
-                Terminals(), branches=branches, max_answer_tokens=answer_tokens,
-                sampling=SamplingConfig(),
-            ).tokens_BEMA
-
-        return timed(answer)[0]
+        ends_E = trace_tokens * jnp.arange(1, boundaries + 1) // boundaries
+        answer = functools.partial(
+            answer_everywhere, branches=branches, answer_tokens=answer_tokens
+        )
+        return timed(
+            answer, model, params, cache, jnp.zeros(traces, jnp.int32),
+            jnp.tile(ends_E, (traces, 1)), [0] * TERMINATION_TOKENS,
+        )[0]
 
     half = {size: max(1, getattr(values, size) // 2) for size in _SIZES}
     least = measure(**half)

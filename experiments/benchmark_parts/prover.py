@@ -7,14 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from experiments.benchmark_parts.answers import TERMINATION_TOKENS, answer_everywhere
 from experiments.benchmark_parts.timing import Rows, network, timed
 from mrt_jax.models.transformer import init_params
-from mrt_jax.sampling.fork import prove_branches, same_termination
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.sampler import PromptBatch, fill_cache, sample_rollouts
-
-_TERMINATION_TOKENS = 8
 
 
 def time_prover() -> Rows:
@@ -25,7 +23,7 @@ def time_prover() -> Rows:
     rng = np.random.default_rng(0)
     traces, length = values.traces, values.trace_tokens
     tokens_BT = rng.integers(0, model.config.vocab_size, (traces, length)).astype(np.int32)
-    text = rng.integers(0, model.config.vocab_size, _TERMINATION_TOKENS).tolist()
+    text = rng.integers(0, model.config.vocab_size, TERMINATION_TOKENS).tolist()
     ends_E = [length * (k + 1) // values.boundaries for k in range(values.boundaries)]
     branches, answer_tokens, sampling = values.branches, values.answer_tokens, SamplingConfig()
     terminals = Terminals()  # Nothing ends an answer early.
@@ -35,13 +33,10 @@ def time_prover() -> Rows:
         return PromptBatch(jnp.asarray(np.stack(rows)), lengths_B)
 
     def answer(cache: Any, ends_BE: np.ndarray) -> Any:
-        mask_BE = jnp.ones(ends_BE.shape, bool)
-        return prove_branches(
+        return answer_everywhere(
             model, params, cache, jnp.zeros(len(ends_BE), jnp.int32),
-            jnp.asarray(ends_BE, jnp.int32), mask_BE, same_termination(text, mask_BE),
-            jax.random.split(jax.random.key(1), len(ends_BE)), terminals, branches=branches,
-            max_answer_tokens=answer_tokens, sampling=sampling,
-        ).tokens_BEMA
+            jnp.asarray(ends_BE, jnp.int32), text, branches=branches, answer_tokens=answer_tokens,
+        )
 
     def forked(cache: Any) -> Any:
         return answer(cache, np.tile(ends_E, (traces, 1)))

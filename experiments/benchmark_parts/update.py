@@ -9,11 +9,11 @@ import numpy as np
 import optax
 from absl import flags
 
+from experiments.benchmark_parts.answers import TERMINATION_TOKENS, answer_everywhere
 from experiments.benchmark_parts.timing import Rows, floor_seconds, network, timed
 from mrt_jax.errors import InputError
 from mrt_jax.models.transformer import Transformer, abstract_params, init_params, unembedding
 from mrt_jax.planning.work import prover_work, rollout_work, update_work
-from mrt_jax.sampling.fork import prove_branches, same_termination
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.sampler import PromptBatch, sample_rollouts
@@ -21,8 +21,6 @@ from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.training.objective import ObjectiveConfig, UpdateBatch, policy_loss
 from mrt_jax.training.state import start_training
 from mrt_jax.training.update import make_update, next_token_logprobs
-
-_TERMINATION_TOKENS = 8
 
 
 def time_step() -> Rows:
@@ -38,9 +36,9 @@ def time_step() -> Rows:
     lengths_B = jnp.full(rows, values.prompt_tokens, jnp.int32)
     prompts = PromptBatch(jnp.asarray(tokens_BP, jnp.int32), lengths_B)
     keys_B = jax.random.split(jax.random.key(1), rows)
-    text = rng.integers(0, model.config.vocab_size, _TERMINATION_TOKENS).tolist()
-    mask_BE = jnp.ones((rows, values.boundaries), bool)
-    boundaries_BE = new * jnp.arange(1, values.boundaries + 1) // values.boundaries * mask_BE
+    text = rng.integers(0, model.config.vocab_size, TERMINATION_TOKENS).tolist()
+    boundaries_E = new * jnp.arange(1, values.boundaries + 1) // values.boundaries
+    boundaries_BE = jnp.tile(boundaries_E, (rows, 1))
     budget = Budget(max_thinking_tokens=0, max_answer_tokens=new)
     terminals, sampling = Terminals(), SamplingConfig()  # Nothing ends a row early.
 
@@ -52,11 +50,10 @@ def time_step() -> Rows:
     rollout = jax.block_until_ready(sample())
 
     def prove() -> Any:
-        return prove_branches(
-            model, params, rollout.cache, lengths_B, boundaries_BE, mask_BE,
-            same_termination(text, mask_BE), keys_B, terminals, branches=values.branches,
-            max_answer_tokens=values.answer_tokens, sampling=sampling,
-        ).tokens_BEMA
+        return answer_everywhere(
+            model, params, rollout.cache, lengths_B, boundaries_BE, text,
+            branches=values.branches, answer_tokens=values.answer_tokens,
+        )
 
     update = make_update(
         model, optimizer, policy_loss(ObjectiveConfig(0.2, 0.2, 0.0, 0.0, 'token')), mesh,
@@ -83,7 +80,7 @@ def time_step() -> Rows:
         )),
         'meta-prover': floor_seconds(prover_work(
             model.config, rows=rows, boundaries=values.boundaries, branches=values.branches,
-            prefix=values.trace_tokens, text=_TERMINATION_TOKENS, answer=values.answer_tokens,
+            prefix=values.trace_tokens, text=TERMINATION_TOKENS, answer=values.answer_tokens,
             itemsize=itemsize,
         )),
         'update': floor_seconds(update_work(
