@@ -15,7 +15,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import cli
-from mrt_jax.errors import InputError
 
 
 def define_flags() -> None:
@@ -44,14 +43,10 @@ def run(config: Any, workdir: Path, command: str) -> Path | None:
     """Trains, evaluates and reports; None if SIGTERM has stopped it."""
     # Flags are checked before JAX and the data are imported, which takes seconds.
     from mrt_jax.evaluation.comparison import compare, prepare_examination, report_run
-    from mrt_jax.training.reinforcement import train_policy
-    from mrt_jax.training.supervised import train_supervised
+    from mrt_jax.training.objectives import train
 
     if config.objective == 'compare':
         return compare(config, workdir, command)
-    train = {'sft': train_supervised, 'rl': train_policy}.get(config.objective)
-    if train is None:
-        raise InputError(f'objective={config.objective!r} is unknown; known: sft, rl, compare')
     prepare_examination(config, workdir)
     return report_run(config, workdir, command) if train(config, workdir) else None
 

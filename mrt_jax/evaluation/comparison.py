@@ -21,7 +21,7 @@ from mrt_jax.sampling.phases import Budget
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.tasks.task import Problem, get_task
-from mrt_jax.training.reinforcement import prepare, train_policy
+from mrt_jax.training.objectives import check_config, train
 
 WARM_START = 'warm start'
 TRAINED = 'trained'
@@ -182,7 +182,7 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
         Path of the page; None if SIGTERM has stopped a run.
 
     Raises:
-        InputError: see `prepare`; checked for every arm before the first is trained.
+        InputError: see `check_config`; of every arm before the first is trained.
     """
     if not config.arms or not config.seeds:
         raise InputError('a comparison needs at least one entry in arms and one in seeds')
@@ -194,7 +194,7 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
         (arm, seed): _arm_config(config, arm, seed) for arm in config.arms for seed in config.seeds
     }
     for arm in config.arms:
-        prepare(configs[arm, config.seeds[0]])
+        check_config(configs[arm, config.seeds[0]])
     examination = prepare_examination(config, workdir)
     warm = [examination.sit(config.policy, WARM_START, seed, 0) for seed in config.seeds]
     results: dict[str, Contestant] = {WARM_START: Contestant(warm, [])}
@@ -234,8 +234,8 @@ def _arm_config(config: Any, arm: str, seed: int) -> Any:
     overrides = arm_config.arms[arm]
     with arm_config.unlocked():
         del arm_config.arms, arm_config.baseline, arm_config.seeds, arm_config.equal_tokens
-    arm_config.update(overrides)
-    arm_config.update({'objective': 'rl', 'seed': seed})
+        # An arm with another objective than its neighbours brings the keys that only it has.
+        arm_config.update({'objective': 'rl', 'seed': seed} | overrides.to_dict())
     return arm_config
 
 
@@ -250,7 +250,7 @@ def _train(config: Any, workdir: Path, arm: str, seed: int) -> bool:
     (folder / 'config.json').write_text(config.to_json_best_effort(indent=1) + '\n')
     tokens = config.num_sampled_tokens
     _say(f'training {arm}, seed {seed}' + (f', to {tokens:,} sampled tokens' if tokens else ''))
-    return train_policy(config, folder)
+    return train(config, folder)
 
 
 def _contestant(examination: Examination, arm: str, suffix: str) -> Contestant:

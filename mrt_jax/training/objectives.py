@@ -1,0 +1,56 @@
+"""What a run trains for: each kind of training by the name that `config.objective` gives it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mrt_jax.errors import InputError
+from mrt_jax.training import reinforcement, supervised
+
+
+class Kind(NamedTuple):
+    """One kind of training.
+
+    Attributes:
+        prepare: checks a config before anything is compiled; raises InputError.
+        train: runs it in a workdir, or goes on there; False if SIGTERM has stopped it.
+    """
+
+    prepare: Callable[[Any], Any]
+    train: Callable[[Any, Path], bool]
+
+
+KINDS = {
+    'rl': Kind(reinforcement.prepare, reinforcement.train_policy),
+    'sft': Kind(supervised.prepare, supervised.train_supervised),
+}
+
+
+def check_config(config: Any) -> None:
+    """Checks a config; compiles nothing.
+
+    Raises:
+        InputError: what is wrong with it, the policy, the data or the mesh.
+    """
+    _kind(config).prepare(config)
+
+
+def train(config: Any, workdir: Path) -> bool:
+    """Trains what the config describes and writes the policy to `workdir/policy`.
+
+    Returns:
+        Whether the last step was reached; else SIGTERM has stopped the run, which can go on.
+
+    Raises:
+        InputError: see `check_config`.
+        NonFiniteError: see `run_loop`.
+    """
+    return _kind(config).train(config, workdir)
+
+
+def _kind(config: Any) -> Kind:
+    if config.objective not in KINDS:
+        raise InputError(
+            f'objective={config.objective!r} is unknown; known: {", ".join(KINDS)}, compare'
+        )
+    return KINDS[config.objective]
