@@ -17,6 +17,7 @@ python -m experiments.train --config=configs/countdown.py:VARIANT --workdir=runs
 
 import ml_collections
 
+WARM_START = 'experiments/policies/countdown'
 RECIPES = {
     'grpo': {'credit': 'none'},
     'length_penalty': {'credit': 'none', 'length_penalty': 'kimi'},
@@ -79,7 +80,7 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     """Reinforcement learning from the shipped warm start."""
     config = _shared()
     config.objective = 'rl'
-    config.policy = 'experiments/policies/countdown'
+    config.policy = WARM_START
     config.num_steps = 40
     config.num_sampled_tokens = 0  # goes on past num_steps until as many are sampled
     config.evaluate_every = 0  # steps between evaluations on the validation split; 0: never
@@ -146,6 +147,7 @@ def warm_start() -> ml_collections.ConfigDict:
         dict(width=128, num_layers=5, num_heads=2, num_kv_heads=1, head_width=64, ffn_width=384,
              max_positions=512)
     )
+    config.parent = ''  # a policy of that shape to begin from, its tokens matched by their text
     config.num_steps = 1500
     config.checkpoint_every = 100
     config.save_dtype = 'bfloat16'  # of the policy folder

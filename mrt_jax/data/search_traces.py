@@ -69,7 +69,7 @@ def combine(a: int, b: int, operator: str, max_value: int) -> int | None:
     return value if 1 <= value <= max_value else None
 
 
-def _join(left: str, operator: str, right: str) -> str:
+def join_expressions(left: str, operator: str, right: str) -> str:
     """Writes `left operator right` with only the parentheses that it needs."""
     def weakest(expression: str) -> str:
         depth, found = 0, ''
@@ -112,7 +112,7 @@ def draw_attempt(numbers: Sequence[int], max_value: int, rng: np.random.Generato
             continue
         steps.append(f'{a}{operator}{b}={value}')
         pool = [item for k, item in enumerate(pool) if k not in (i, j)]
-        pool.append((value, _join(left, operator, right)))
+        pool.append((value, join_expressions(left, operator, right)))
     return Attempt(tuple(steps), pool[0][1], pool[0][0])
 
 
@@ -138,7 +138,8 @@ def find_solutions(numbers: Sequence[int], target: int, max_value: int) -> list[
                     if value is None or (not rest and value != target):
                         continue
                     step = f'{a}{operator}{b}={value}'
-                    search([*rest, (value, _join(left, operator, right))], (*steps, step))
+                    made = (value, join_expressions(left, operator, right))
+                    search([*rest, made], (*steps, step))
 
     search([(number, str(number)) for number in numbers], ())
     return found

@@ -46,13 +46,25 @@ class ParagraphMarkers:
 
 @dataclasses.dataclass(frozen=True)
 class AttemptMarkers:
-    """Each occurrence of a text opens an episode; what precedes the first belongs to the first."""
+    """Texts open episodes or close them; what precedes the first opening belongs to the first.
 
-    marker: str
+    Searches in attempts open each with a text. Solutions that backtrack also have jumps, which are
+    episodes of their own: "Backtrack to Node 2" closes one with the end of its line, and what
+    follows is the next attempt (MRT section 2.2).
+
+    Attributes:
+        opening: each occurrence opens an episode; one text or several.
+        closing: where one occurs, an episode opens behind the end of its line; none, one or
+            several.
+    """
+
+    opening: str | tuple[str, ...]
+    closing: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.marker:
-            raise ValueError('AttemptMarkers needs a marker that is not empty')
+        texts = (*_texts(self.opening), *_texts(self.closing))
+        if not _texts(self.opening) or not all(texts):
+            raise ValueError(f'AttemptMarkers needs markers that are not empty, got {texts}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +76,10 @@ class TokenWindows:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f'TokenWindows needs a size of at least 1 token, got {self.size}')
+
+
+def _texts(markers: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (markers,) if isinstance(markers, str) else tuple(markers)
 
 
 EpisodeRule = ParagraphMarkers | AttemptMarkers | TokenWindows
@@ -232,19 +248,39 @@ def _matches(bytes_BN: np.ndarray, text: bytes) -> np.ndarray:
     return found_BN
 
 
+def _any_match(bytes_BN: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """bool[B, N], one of the texts stands here."""
+    found_BN = np.zeros(bytes_BN.shape, bool)
+    for text in texts:
+        found_BN |= _matches(bytes_BN, text.encode())
+    return found_BN
+
+
 def _attempt_starts(bytes_BN: np.ndarray, rule: AttemptMarkers) -> np.ndarray:
     """bool[B, N], an episode after the first begins here."""
-    found_BN = _matches(bytes_BN, rule.marker.encode())
+    found_BN = _any_match(bytes_BN, _texts(rule.opening))
+    if rule.closing:
+        found_BN[:, 1:] |= _line_ends(bytes_BN, _any_match(bytes_BN, _texts(rule.closing)))[:, :-1]
     return found_BN & (np.cumsum(found_BN, axis=1) > 1)
+
+
+def _line_ends(bytes_BN: np.ndarray, marked_BN: np.ndarray) -> np.ndarray:
+    """bool[B, N], the newline that ends a line in which a byte is marked."""
+    columns_N = np.arange(bytes_BN.shape[1])
+    newline_BN = bytes_BN == ord('\n')
+    last = lambda found_BN: np.maximum.accumulate(  # noqa: E731
+        np.where(found_BN, columns_N, -1), axis=1
+    )
+    ends_BN = np.zeros_like(newline_BN)
+    ends_BN[:, 0] = newline_BN[:, 0] & marked_BN[:, 0]
+    ends_BN[:, 1:] = newline_BN[:, 1:] & (last(marked_BN)[:, 1:] > last(newline_BN)[:, :-1])
+    return ends_BN
 
 
 def _paragraph_starts(bytes_BN: np.ndarray, rule: ParagraphMarkers) -> np.ndarray:
     """bool[B, N], an episode after the first begins here, by the rule of `ParagraphMarkers`."""
     paragraphs_BN, opens_BN = _paragraphs(bytes_BN)
-    marked_BN = np.zeros_like(opens_BN)
-    for marker in rule.markers:
-        marked_BN |= _matches(bytes_BN, marker.encode())
-    marked_BN &= opens_BN
+    marked_BN = _any_match(bytes_BN, rule.markers) & opens_BN
     # Whether a marker counts depends on the last that did: walk the n-th markers of all rows.
     rows, places = np.nonzero(marked_BN)
     numbers_BN = np.cumsum(marked_BN, axis=1) - 1

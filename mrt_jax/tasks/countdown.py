@@ -10,7 +10,7 @@ A search for the answer is a run of attempts, one a line, so that episodes are e
 
 import collections
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from mrt_jax.data.search_traces import Unsteadiness, draw_trace, find_solutions
 from mrt_jax.data.sequences import MappedSequence
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.episodes import AttemptMarkers
+from mrt_jax.tasks.countdown_tokenizer import WORDS
 from mrt_jax.tasks.expressions import ExpressionError, parse
 from mrt_jax.tasks.marked_answer import CONCLUSION, THINK_END, extract_answer
 from mrt_jax.tasks.task import Problem, Task, Verdict, Written
@@ -36,18 +37,21 @@ def make_problem(puzzle: Puzzle, spec: CountdownSpec) -> Problem:
     return Problem(puzzle.key, ({'role': 'user', 'content': text},), answer)
 
 
-def check(response: str, answer: Any) -> Verdict:
+def check(
+    response: str, answer: Any, extract: Callable[[str], str | None] = extract_answer
+) -> Verdict:
     """Judges a response: the answer's value, exactly, and the numbers that it uses.
 
     Args:
         response: whole text, thought included; what the thought holds does not count.
         answer: {'numbers': [int, ...], 'target': int, 'use_all': bool, by default true}.
+        extract: finds the answer in the response.
 
     Raises:
         InputError: the answer is not of that form.
     """
-    numbers, target, use_all = _read_answer(answer)
-    extracted = extract_answer(response)
+    numbers, target, use_all = read_answer(answer)
+    extracted = extract(response)
     if extracted is None:
         return Verdict(False, None, 'no_answer')
     try:
@@ -61,7 +65,12 @@ def check(response: str, answer: Any) -> Verdict:
     return Verdict(correct, extracted, 'equal' if correct else 'different')
 
 
-def _read_answer(answer: Any) -> tuple[list[int], int, bool]:
+def read_answer(answer: Any) -> tuple[list[int], int, bool]:
+    """Numbers, target and whether all must be used, of a problem's answer.
+
+    Raises:
+        InputError: it is not of the form that `check` asks for.
+    """
     form = '{"numbers": [3, 5, 7], "target": 22, "use_all": true}'
     if not isinstance(answer, dict):
         raise InputError(f'a countdown answer looks like {form}, got {answer!r}')
@@ -84,7 +93,7 @@ def demonstrate(
         unsteadiness = Unsteadiness(**settings)
     except TypeError as error:
         raise InputError(f'demonstrations: {error}') from error
-    numbers, target, _ = _read_answer(problem.answer)
+    numbers, target, _ = read_answer(problem.answer)
     solutions = _solutions(tuple(numbers), target, unsteadiness.max_value)
     trace = draw_trace(tuple(numbers), target, solutions, unsteadiness, rng)
     return Written(trace.thought, trace.answer)
@@ -114,6 +123,7 @@ def make_task(name: str, spec: CountdownSpec) -> Task:
         problems=problems,
         check=check,
         demonstrate=demonstrate,
+        words=WORDS,
     )
 
 

@@ -13,7 +13,10 @@ CONCLUSION = f'{THINK_END}\n{ANSWER} '  # ends a thought and asks for the answer
 def extract_answer(response: str) -> str | None:
     """The line that answers: after the thought's end and the last 'Answer:' behind it."""
     _, ended, rest = response.rpartition(THINK_END)
-    _, marked, answer = rest.rpartition(ANSWER)
-    if not ended or not marked:
-        return None
-    return answer.strip().partition('\n')[0].strip() or None
+    return extract_direct(rest) if ended else None
+
+
+def extract_direct(response: str) -> str | None:
+    """The line that answers in a response without a thought block: after the last 'Answer:'."""
+    _, marked, answer = response.rpartition(ANSWER)
+    return answer.strip().partition('\n')[0].strip() or None if marked else None

@@ -7,7 +7,6 @@ are read by the grammars of `answer_types`.
 """
 
 import functools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +19,8 @@ from mrt_jax.errors import InputError
 from mrt_jax.kernels.episodes import AttemptMarkers
 from mrt_jax.tasks import answer_types
 from mrt_jax.tasks.answer_types import AnswerError, AnswerType
-from mrt_jax.tasks.marked_answer import CONCLUSION, THINK_END, extract_answer
+from mrt_jax.tasks.marked_answer import ANSWER, CONCLUSION, THINK_END, extract_answer
+from mrt_jax.tasks.name_parameters import read_parameters
 from mrt_jax.tasks.task import Problem, Task, Verdict, Written
 
 PREFIX = 'reasoning_gym:'
@@ -64,7 +64,9 @@ def make_task(name: str) -> Task:
             f'task {name!r}: there is no checker for the generator {generator!r}; there are for '
             f'{", ".join(sorted(ANSWER_TYPES))}'
         )
-    parameters = _read_parameters(name, text)
+    parameters = read_parameters(name, text)
+    if isinstance(size := parameters.get('size'), list):
+        parameters['size'] = tuple(size)
     kind = ANSWER_TYPES[generator]
 
     def problems(split: str) -> Sequence[Problem]:
@@ -94,6 +96,7 @@ def make_task(name: str) -> Task:
         problems=problems,
         check=functools.partial(check, kind),
         demonstrate=demonstrate_sum if generator == 'chain_sum' else None,
+        words=(ATTEMPT, f'{ANSWER} '),
     )
 
 
@@ -130,19 +133,3 @@ def demonstrate_sum(
     terms = [int(term) for term in re.findall(r'[-+]?[0-9]+', chain)]
     thought, answer = draw_sum_trace(terms, unsteadiness, rng)
     return Written(thought, str(answer))
-
-
-def _read_parameters(name: str, text: str) -> dict[str, Any]:
-    parameters = {}
-    for part in filter(None, re.split(r',(?=[a-z_]+=)', text)):
-        key, _, value = part.partition('=')
-        try:
-            parameters[key] = json.loads(value)
-        except ValueError as error:
-            raise InputError(
-                f'task {name!r}: cannot read {part!r}: give KEY=VALUE with the value as JSON, such '
-                'as max_terms=3, size=[100,10,10] or text in double quotes'
-            ) from error
-    if isinstance(size := parameters.get('size'), list):
-        parameters['size'] = tuple(size)
-    return parameters

@@ -72,6 +72,7 @@ class Task:
         demonstrate: writes a trace of a problem to warm start on, given settings by name and a
             generator of random numbers; None if nobody has written any. Raises InputError for
             settings that it does not know.
+        words: pieces of text that the tokeniser of a policy trained from scratch keeps whole.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Task:
     problems: Callable[[str], Sequence[Problem]]
     check: Callable[[str, Any], Verdict]
     demonstrate: Callable[[Problem, Mapping[str, Any], np.random.Generator], Written] | None = None
+    words: tuple[str, ...] = ()
 
 
 def get_task(name: str, *, termination: str = '', conclusion: str = '') -> Task:
@@ -108,15 +110,18 @@ def get_task(name: str, *, termination: str = '', conclusion: str = '') -> Task:
 
 
 def _find_task(name: str) -> Task:
-    from mrt_jax.tasks import countdown, mathematics, reasoning_gym  # each imports this module
+    # Each imports this module.
+    from mrt_jax.tasks import countdown, countdown_backtrack, mathematics, reasoning_gym
 
     if name.startswith(reasoning_gym.PREFIX):
         return reasoning_gym.make_task(name)
     if name.partition(':')[0] in mathematics.KINDS:
         return mathematics.make_task(name)
+    if name.partition(':')[0] == countdown_backtrack.NAME:
+        return countdown_backtrack.make_task(name)
     if name not in countdown.TASKS:
         known = [
-            *sorted(countdown.TASKS), 'math', 'math:DATASET', 'math_direct', 'math_direct:DATASET',
+            *sorted(countdown.TASKS), countdown_backtrack.NAME, 'math', 'math:DATASET', 'math_direct', 'math_direct:DATASET',
             'reasoning_gym:GENERATOR',
         ]
         raise InputError(f'task {name!r} is unknown; known: {", ".join(known)}')

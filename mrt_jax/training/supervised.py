@@ -21,7 +21,12 @@ from mrt_jax.policies.policy import Policy
 from mrt_jax.policies.save import save_policy
 from mrt_jax.sharding.mesh import make_mesh, validate_mesh
 from mrt_jax.sharding.rules import param_shardings, use_mesh
-from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, countdown_tokenizer
+from mrt_jax.tasks.countdown_tokenizer import (
+    CHAT_TEMPLATE,
+    DIRECT_CHAT_TEMPLATE,
+    THINK_END,
+    countdown_tokenizer,
+)
 from mrt_jax.tasks.task import Problem, Task, get_task
 from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
 from mrt_jax.training.network import check_network, make_network, trained_dtype
@@ -57,10 +62,12 @@ def prepare(config: Any) -> Setup:
         raise InputError(f'task={config.task!r}: there are no demonstrations to warm start on')
     if bool(config.policy) == bool(config.model):
         raise InputError('give either policy, to begin from, or model, the shape of a fresh one')
+    if config.policy and config.parent:
+        raise InputError(f'parent={config.parent!r} is for a fresh policy, and policy is given')
     mesh = make_mesh(**config.mesh)
     policy = (
         load_policy(config.policy, mesh, config.param_dtype) if config.policy
-        else _fresh_policy(config, mesh)
+        else _fresh_policy(config, mesh, task)
     )
     model = make_network(config, policy.config)
     validate_mesh(mesh, policy.config, rows=config.microbatch_rows)
@@ -75,9 +82,10 @@ def prepare(config: Any) -> Setup:
     return Setup(task, policy, model, mesh, optimizer)
 
 
-def _fresh_policy(config: Any, mesh: jax.sharding.Mesh) -> Policy:
-    """Random parameters around the tokeniser of countdown."""
-    tokenizer = countdown_tokenizer()
+def _fresh_policy(config: Any, mesh: jax.sharding.Mesh, task: Task) -> Policy:
+    """Random parameters around the tokeniser of countdown, with the task's words."""
+    tokenizer = countdown_tokenizer(task.words)
+    template = CHAT_TEMPLATE if task.think_end == THINK_END else DIRECT_CHAT_TEMPLATE
     model_config = ModelConfig(
         family='llama', vocab_size=tokenizer.vocab_size, tie_embeddings=True, **config.model
     )
@@ -85,7 +93,31 @@ def _fresh_policy(config: Any, mesh: jax.sharding.Mesh) -> Policy:
     validate_mesh(mesh, model_config)
     shardings = param_shardings(logical_axes(model), mesh)
     params = init_params(model, jax.random.key(config.seed), shardings)
-    return Policy(model_config, params, tokenizer, ChatTemplate(CHAT_TEMPLATE), tokenizer.eos_ids)
+    policy = Policy(model_config, params, tokenizer, ChatTemplate(template), tokenizer.eos_ids)
+    if not config.parent:
+        return policy
+    return _inherit(policy, load_policy(config.parent, mesh, config.param_dtype), config.parent)
+
+
+def _inherit(policy: Policy, parent: Policy, name: str) -> Policy:
+    """A fresh policy with the parameters of another; tokens that both have keep their embeddings.
+
+    Raises:
+        InputError: the parent has another shape.
+    """
+    assert policy.tokenizer
+    if parent.tokenizer is None or policy.config != dataclasses.replace(
+        parent.config, vocab_size=policy.config.vocab_size
+    ):
+        raise InputError(
+            f'parent={name!r} is not of the shape that model gives: {parent.config}, '
+            f'{policy.config}'
+        )
+    ids = {text: i for i, text in enumerate(parent.tokenizer.token_bytes) if text}
+    known = [(i, ids[text]) for i, text in enumerate(policy.tokenizer.token_bytes) if text in ids]
+    ours, theirs = np.array(known).T
+    embedding_VD = policy.params['embedding'].at[ours].set(parent.params['embedding'][theirs])
+    return dataclasses.replace(policy, params={**parent.params, 'embedding': embedding_VD})
 
 
 def encode_demonstration(

@@ -25,10 +25,15 @@ def paragraph_starts(text: str, rule: ParagraphMarkers) -> list[int]:
     return starts
 
 
-def attempt_starts(text: str, marker: str) -> list[int]:
-    """Bytes before each occurrence of the marker after the first."""
-    places = [place for place in range(len(text)) if text.startswith(marker, place)]
-    return [len(text[:place].encode()) for place in places[1:]]
+def attempt_starts(text: str, opening: Sequence[str], closing: Sequence[str] = ()) -> list[int]:
+    """Bytes before each start after the first: a text that opens, or the line behind one that
+    holds a text that closes."""
+    places = {place for place in range(len(text)) if text.startswith(tuple(opening), place)}
+    for place in range(len(text)):
+        if text.startswith(tuple(closing), place):
+            line, newline, _ = text[place:].partition('\n')
+            places |= {place + len(line) + 1} if newline else set()
+    return [len(text[:place].encode()) for place in sorted(places)[1:]]
 
 
 def token_boundaries(starts: Sequence[int], pieces: Sequence[bytes]) -> list[int]:

@@ -81,7 +81,50 @@ def test_attempts_are_occurrences_under_any_tokenisation(text, cuts, most):
     text = ''.join(text)
     pieces = tokenise(text, cuts)
     found = boundaries_of(pieces, AttemptMarkers('Try '), most)
-    assert found == expected_boundaries(attempt_starts(text, 'Try '), pieces, most)
+    assert found == expected_boundaries(attempt_starts(text, ['Try ']), pieces, most)
+
+
+BACKTRACKING = AttemptMarkers(('Node 1: ', 'Error at '), closing=('Backtrack to ', 'Resume at\n'))
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    text=st.lists(
+        st.sampled_from(
+            ['Node 1: ', 'Node 2: ', 'Error at ', 'Error', 'Backtrack to ', 'Back', 'track to ',
+             'Node 1', 'beginning', '3+5=8', ' no', 'é', *['\n'] * 4, 'Resume at\n']
+        ),
+        max_size=60,
+    ),
+    cuts=st.lists(st.floats(0, 1), max_size=60),
+    most=st.integers(1, 9),
+)
+def test_attempts_and_jumps_under_any_tokenisation(text, cuts, most):
+    text = ''.join(text)
+    pieces = tokenise(text, cuts)
+    starts = attempt_starts(text, BACKTRACKING.opening, BACKTRACKING.closing)
+    assert boundaries_of(pieces, BACKTRACKING, most) == expected_boundaries(starts, pieces, most)
+
+
+@pytest.mark.parametrize(
+    'pieces, expected',
+    [
+        # Attempt, jump, corrected attempt; one without a label of its own is an attempt too.
+        ([b'Node 1: a\n', b'Error at', b' Node 1\n', b'Backtrack to ', b'x\n', b'Node 1: b'],
+         [1, 5, 6]),
+        ([b'Node 1: a no\n', b'Error at Node 2\n', b'Backtrack to Node 1\n', b'Node 2: b'],
+         [1, 3, 4]),
+        # Without a jump the next attempt opens where its first step begins.
+        ([b'Node 1: a no\n', b'Node 2: b no\n', b'Node 1: c'], [2, 3]),
+        # The token with the first byte behind the jump's line opens the episode.
+        ([b'Node 1: a', b'\nError at', b' 1\nBacktrack to 1\nN', b'ode 2: b'], [1, 2, 4]),
+        # A jump that is not written to its end closes nothing, nor does one on an earlier line.
+        ([b'Node 1: a\n', b'Backtrack to Node 1'], [2]),
+        ([b'Node 1: a\n', b'Backtrack to Node 1\n', b'b\n', b'c\n'], [2, 4]),
+    ],
+)
+def test_attempts_and_jumps_by_hand(pieces, expected):
+    assert boundaries_of(pieces, BACKTRACKING) == expected
 
 
 def r1_trace(generator: random.Random) -> str:
@@ -115,12 +158,12 @@ def test_long_traces_with_the_settings_of_the_paper(max_steps, group_size):
 
 def test_rows_do_not_touch_each_other():
     generator = np.random.default_rng(0)
-    vocabulary = [b'Try ', b'T', b'ry ', b'\n\n', b'Wait', b'x', b'']
+    vocabulary = [b'Try ', b'T', b'ry ', b'\n\n', b'Wait', b'x', b'', b'Error at ', b'Backtrack to ']
     tokens_BT = generator.integers(0, len(vocabulary), (40, 30)).astype(np.int32)
     ends_B = generator.integers(0, 31, 40)
     table = TokenBytes.build(vocabulary)
     order = generator.permutation(40)
-    for rule in (ParagraphMarkers(group_size=1), AttemptMarkers('Try '), TokenWindows(7)):
+    for rule in (ParagraphMarkers(group_size=1), AttemptMarkers('Try '), BACKTRACKING, TokenWindows(7)):
         whole = segment(tokens_BT, ends_B, table, rule, 5)
         permuted = segment(tokens_BT[order], ends_B[order], table, rule, 5)
         np.testing.assert_array_equal(permuted.boundaries_BE, whole.boundaries_BE[order])
@@ -204,6 +247,9 @@ def test_find_marker_is_str_find(texts, cuts):
     'make',
     [
         lambda: AttemptMarkers(''),
+        lambda: AttemptMarkers(()),
+        lambda: AttemptMarkers(('Try ', '')),
+        lambda: AttemptMarkers('Try ', closing=('',)),
         lambda: TokenWindows(0),
         lambda: ParagraphMarkers(markers=()),
         lambda: ParagraphMarkers(markers=('Wait', '')),

@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from configs import backtrack
 from configs.countdown import get_config
 from mrt_jax.errors import InputError
 from mrt_jax.methods.sft import pack
@@ -102,6 +103,40 @@ def test_a_warm_start_goes_on_from_a_policy_with_adapters(config, tmp_path):
     more.model = config.model
     with pytest.raises(InputError, match='either policy'):
         train_supervised(more, second)
+
+
+def test_a_fresh_policy_begins_from_a_parent_with_other_words(config, tmp_path):
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    first.mkdir()
+    second.mkdir()
+    assert train_supervised(config, first)
+    parent = load_policy(first / 'policy')
+    child = backtrack.get_config('sft')
+    child.update(config.to_dict() | {
+        'task': 'countdown_backtrack', 'parent': str(first / 'policy'), 'num_steps': 1,
+        'demonstrations': backtrack.get_config('sft').demonstrations,
+    })
+    setup = supervised.prepare(child)
+    assert setup.policy.tokenizer and parent.tokenizer
+    np.testing.assert_array_equal(
+        setup.policy.params['layers']['up']['kernel'], parent.params['layers']['up']['kernel']
+    )
+    ours, theirs = setup.policy.tokenizer.encode, parent.tokenizer.encode
+    embedding, before = setup.policy.params['embedding'], parent.params['embedding']
+    for text in ('Numbers:', '17', 'Answer: ', ' no', '<|end|>', '\n'):
+        [new], [old] = ours(text), theirs(text)
+        np.testing.assert_array_equal(embedding[new], before[old])
+    assert len(ours('Node 2: ')) == 1 and len(theirs('Node 2: ')) > 5
+    assert setup.policy.encode_messages(({'role': 'user', 'content': '1'},))[-1:] == ours(
+        '<|assistant|>'
+    )
+    assert train_supervised(child, second)
+    child.model.width = 48
+    with pytest.raises(InputError, match='not of the shape'):
+        train_supervised(child, tmp_path)
+    child.policy, child.model = str(first / 'policy'), ml_collections.ConfigDict()
+    with pytest.raises(InputError, match='parent=.*is for a fresh policy'):
+        train_supervised(child, tmp_path)
 
 
 def test_unknown_settings_of_demonstrations_are_named(config, tmp_path):

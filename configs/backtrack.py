@@ -1,0 +1,57 @@
+"""Countdown in numbered steps that are gone back to: the backtracking form of MRT.
+
+python -m experiments.train --config=configs/backtrack.py:VARIANT --workdir=runs/backtrack
+
+| variant | what it runs |
+| --- | --- |
+| mrt (default) | outcome reward + alpha x progress of each episode, attempt or jump |
+| grpo | outcome reward alone, from the same warm start |
+| sft | the supervised warm start that made experiments/policies/countdown_backtrack |
+| sft_direct | the same on right attempts alone |
+| sft_rise | the same on random failures stitched to a success (RISE) |
+"""
+
+import ml_collections
+
+from configs import countdown
+
+WARM_START = 'experiments/policies/countdown_backtrack'
+TASK = 'countdown_backtrack'
+RECIPES = {'mrt': {'credit': 'episode'}, 'grpo': {'credit': 'none'}}
+TRACES = {  # see mrt_jax/data/backtrack_traces.py
+    'sft': 'backtrack_with_shared_prefix', 'sft_direct': 'direct', 'sft_rise': 'rise',
+}
+
+
+def get_config(variant: str = 'mrt') -> ml_collections.ConfigDict:
+    """The config of a variant; the module's docstring lists them."""
+    if variant in RECIPES:
+        return reinforcement(**RECIPES[variant])
+    if variant in TRACES:
+        return warm_start(TRACES[variant])
+    known = ', '.join([*RECIPES, *TRACES])
+    raise ValueError(f'configs/backtrack.py has no variant {variant!r}; it has {known}')
+
+
+def reinforcement(**changes: object) -> ml_collections.ConfigDict:
+    """Reinforcement learning from the shipped warm start."""
+    config = countdown.reinforcement(policy=WARM_START, task=TASK, **changes)
+    config.max_answer_tokens = 14  # an expression in four numbers, and the end of the turn
+    return config
+
+
+def warm_start(variant: str) -> ml_collections.ConfigDict:
+    """Supervised fine-tuning of a fresh policy on one kind of trace."""
+    config = countdown.warm_start()
+    config.task = TASK
+    config.max_answer_tokens = 14
+    config.parent = countdown.WARM_START  # knows its sums and how to write an expression
+    config.num_steps = 1200
+    config.rows_per_step = 24
+    config.row_tokens = 160
+    config.optimizer.learning_rate = 5e-3
+    # What the traces are, see `BacktrackSettings` in mrt_jax/data/backtrack_traces.py.
+    config.demonstrations = ml_collections.ConfigDict(
+        dict(variant=variant, solve=0.4, max_wrong=3, stray=0.2, cut=0.15, max_value=60)
+    )
+    return config

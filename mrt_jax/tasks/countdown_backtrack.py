@@ -1,0 +1,83 @@
+"""Countdown in numbered steps, without a thought block: attempts, jumps back, corrected attempts.
+
+    Node 1: 3+5=8
+    Node 2: 8*7=56 no
+    Error at Node 1
+    Backtrack to beginning
+    Node 1: 3*5=15
+    Node 2: 15+7=22 yes
+    Answer: 3*5+7
+
+An episode is an attempt or a jump (MRT section 2.2). The last jump and the steps that it keeps are
+all that matters for what follows, so a window of the problem and the last attempts is a context to
+go on from. The words are parameters of the name: `countdown_backtrack:jump="Go back to "`.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mrt_jax.data.backtrack_traces import BacktrackSettings, Markers, draw_trace
+from mrt_jax.data.countdown_puzzles import CountdownSpec
+from mrt_jax.data.sequences import MappedSequence
+from mrt_jax.errors import InputError
+from mrt_jax.kernels.episodes import AttemptMarkers
+from mrt_jax.tasks.countdown import check, make_problem, read_answer
+from mrt_jax.tasks.marked_answer import ANSWER, extract_direct
+from mrt_jax.tasks.name_parameters import read_parameters
+from mrt_jax.tasks.task import Problem, Task, Written
+
+NAME = 'countdown_backtrack'
+SPEC = CountdownSpec(min_numbers=4, max_numbers=4)
+CONCLUSION = f'{ANSWER} '  # ends a solution and asks for the answer
+
+
+def make_task(name: str) -> Task:
+    """The task of a name such as above; its datasets are built when a split is first read.
+
+    Raises:
+        InputError: a parameter is no word of `Markers`.
+    """
+    try:
+        markers = Markers(**read_parameters(name, name.partition(':')[2]))
+    except TypeError as error:
+        raise InputError(f'task {name!r}: {error}') from error
+
+    def problems(split: str) -> Sequence[Problem]:
+        # tensorflow-datasets is slow to import and not needed to check an answer.
+        from mrt_jax.data.countdown_dataset import load_puzzles
+
+        return MappedSequence(load_puzzles(SPEC, split), lambda p: make_problem(p, SPEC))
+
+    return Task(
+        name=name,
+        rule=episode_rule(markers),
+        think_end=CONCLUSION,
+        termination=CONCLUSION,
+        conclusion=CONCLUSION,
+        stop=(),
+        problems=problems,
+        check=functools.partial(check, extract=extract_direct),
+        demonstrate=functools.partial(demonstrate, markers=markers),
+        words=('Numbers:', 'Target:', *markers.words, CONCLUSION),
+    )
+
+
+def episode_rule(markers: Markers) -> AttemptMarkers:
+    """A first step and a detected fault open an episode; the line that jumps closes one."""
+    return AttemptMarkers((markers.label(1), markers.fault), closing=markers.jump)
+
+
+def demonstrate(
+    problem: Problem, settings: Mapping[str, Any], rng: np.random.Generator, markers: Markers
+) -> Written:
+    """Writes one solution of a puzzle, as `settings` (see `BacktrackSettings`) say."""
+    try:
+        wanted = BacktrackSettings(**settings)
+    except TypeError as error:
+        raise InputError(f'demonstrations: {error}') from error
+    numbers, target, _ = read_answer(problem.answer)
+    trace = draw_trace(numbers, target, wanted, rng, markers)
+    return Written(trace.thought, trace.answer)
