@@ -6,6 +6,7 @@ python -m experiments.train --config=configs/backtrack.py:VARIANT --workdir=runs
 | --- | --- |
 | mrt (default) | outcome reward + alpha x progress of each episode, attempt or jump |
 | grpo | outcome reward alone, from the same warm start |
+| self_correction | outcome reward + alpha x gain of each attempt over the one before (SCoRe) |
 | sft | the supervised warm start that made experiments/policies/countdown_backtrack |
 | sft_direct | the same on right attempts alone |
 | sft_rise | the same on random failures stitched to a success (RISE) |
@@ -17,7 +18,11 @@ from configs import countdown
 
 WARM_START = 'experiments/policies/countdown_backtrack'
 TASK = 'countdown_backtrack'
-RECIPES = {'mrt': {'credit': 'episode'}, 'grpo': {'credit': 'none'}}
+RECIPES = {
+    'mrt': {'credit': 'episode'},
+    'grpo': {'credit': 'none'},
+    'self_correction': {'credit': 'episode', 'prover': 'attempts'},
+}
 TRACES = {  # see mrt_jax/data/backtrack_traces.py
     'sft': 'backtrack_with_shared_prefix', 'sft_direct': 'direct', 'sft_rise': 'rise',
 }
@@ -49,7 +54,7 @@ def warm_start(variant: str) -> ml_collections.ConfigDict:
     config.num_steps = 1200
     config.rows_per_step = 24
     config.row_tokens = 160
-    config.optimizer.learning_rate = 5e-3
+    config.update({'optimizer': {'learning_rate': 5e-3}})
     # What the traces are, see `BacktrackSettings` in mrt_jax/data/backtrack_traces.py.
     config.demonstrations = ml_collections.ConfigDict(
         dict(variant=variant, solve=0.4, max_wrong=3, stray=0.2, cut=0.15, max_value=60)

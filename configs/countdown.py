@@ -92,6 +92,7 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.rollout_slots = 0  # rows decoded together, the others wait for one to end; 0: all
 
     # Meta-prover.
+    config.prover = 'answers'  # what a prefix is worth: its answers' success | attempts: their own
     config.max_boundaries = 8
     config.branches = 4  # M, answers at each boundary
     config.prover_rounds = 1  # 2: half of M everywhere, the rest where neighbours are in doubt

@@ -13,7 +13,8 @@ VARIANTS = [
     *(('countdown', v) for v in ('demo', 'compare', 'grpo', 'mrt', 'mrt_one_branch', 'sft')),
     *(('smollm2', v) for v in ('demo', 'mrt', 'grpo', 'sft')),
     *(('math', v) for v in ('mrt', 'grpo')),
-    *(('backtrack', v) for v in ('mrt', 'grpo', 'sft', 'sft_direct', 'sft_rise')),
+    *(('backtrack', v) for v in ('mrt', 'grpo', 'self_correction')),
+    *(('backtrack', v) for v in ('sft', 'sft_direct', 'sft_rise')),
 ]
 
 

@@ -92,6 +92,22 @@ def to_go_credit(success_BE: jax.Array, mask_BE: jax.Array) -> jax.Array:
     return jnp.where(mask_BE[:, 1:], to_go_BX, 0)
 
 
+def attempt_success(outcomes_BX: jax.Array, judged_BX: jax.Array) -> jax.Array:
+    """The outcome of the last attempt before each boundary, 0 before the first; [B, E].
+
+    In J's place it makes the progress of an episode the reward of an attempt less that of the
+    attempt before it, which is how SCoRe (arXiv 2409.12917, stage II) shapes self-correction.
+
+    Args:
+        outcomes_BX: [B, E - 1], what each episode came to by itself.
+        judged_BX: bool, the episode is an attempt; others, such as jumps, change nothing.
+    """
+    episodes_X = jnp.arange(outcomes_BX.shape[1])
+    last_BX = jax.lax.cummax(jnp.where(judged_BX, episodes_X, -1), axis=1)
+    found_BX = jnp.take_along_axis(outcomes_BX, jnp.maximum(last_BX, 0), axis=1)
+    return jnp.pad(jnp.where(last_BX >= 0, found_BX, 0), ((0, 0), (1, 0)))
+
+
 def spread(credit_BX: jax.Array, boundaries_BE: jax.Array, tokens: int) -> jax.Array:
     """Gives each token the credit of its episode.
 

@@ -27,6 +27,7 @@ from mrt_jax.kernels.episodes import AttemptMarkers
 from mrt_jax.tasks.countdown import check, make_problem, read_answer
 from mrt_jax.tasks.marked_answer import ANSWER, extract_direct
 from mrt_jax.tasks.name_parameters import read_parameters
+from mrt_jax.tasks.numbered_steps import attempt_outcome
 from mrt_jax.tasks.task import Problem, Task, Written
 
 NAME = 'countdown_backtrack'
@@ -51,6 +52,10 @@ def make_task(name: str) -> Task:
 
         return MappedSequence(load_puzzles(SPEC, split), lambda p: make_problem(p, SPEC))
 
+    def outcome(thought: str, answer: Any) -> bool | None:
+        numbers, target, _ = read_answer(answer)
+        return attempt_outcome(thought, numbers, target, markers)
+
     return Task(
         name=name,
         rule=episode_rule(markers),
@@ -61,6 +66,7 @@ def make_task(name: str) -> Task:
         problems=problems,
         check=functools.partial(check, extract=extract_direct),
         demonstrate=functools.partial(demonstrate, markers=markers),
+        attempt_outcome=outcome,
         words=('Numbers:', 'Target:', *markers.words, CONCLUSION),
     )
 

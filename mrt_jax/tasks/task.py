@@ -72,6 +72,9 @@ class Task:
         demonstrate: writes a trace of a problem to warm start on, given settings by name and a
             generator of random numbers; None if nobody has written any. Raises InputError for
             settings that it does not know.
+        attempt_outcome: whether the attempt that a thought, or a beginning of it, ends with is right
+            by itself, given the problem's answer; None if it ends otherwise. No function where
+            attempts show no result.
         words: pieces of text that the tokeniser of a policy trained from scratch keeps whole.
     """
 
@@ -84,6 +87,7 @@ class Task:
     problems: Callable[[str], Sequence[Problem]]
     check: Callable[[str, Any], Verdict]
     demonstrate: Callable[[Problem, Mapping[str, Any], np.random.Generator], Written] | None = None
+    attempt_outcome: Callable[[str, Any], bool | None] | None = None
     words: tuple[str, ...] = ()
 
 
@@ -121,8 +125,8 @@ def _find_task(name: str) -> Task:
         return countdown_backtrack.make_task(name)
     if name not in countdown.TASKS:
         known = [
-            *sorted(countdown.TASKS), countdown_backtrack.NAME, 'math', 'math:DATASET', 'math_direct', 'math_direct:DATASET',
-            'reasoning_gym:GENERATOR',
+            *sorted(countdown.TASKS), countdown_backtrack.NAME, 'math', 'math:DATASET',
+            'math_direct', 'math_direct:DATASET', 'reasoning_gym:GENERATOR',
         ]
         raise InputError(f'task {name!r} is unknown; known: {", ".join(known)}')
     return countdown.TASKS[name]()

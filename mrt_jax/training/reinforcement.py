@@ -17,6 +17,7 @@ from mrt_jax.errors import InputError
 from mrt_jax.kernels.mismatch import BOUNDS, LEVELS, importance_weights
 from mrt_jax.kernels.regret import normalized_regret
 from mrt_jax.kernels.surrogate import token_weights
+from mrt_jax.methods.attempts import judge_attempts
 from mrt_jax.methods.credit import CreditConfig, assign_credit
 from mrt_jax.methods.experience import (
     Experience,
@@ -171,6 +172,12 @@ def prepare(config: Any) -> Setup:
             f'prover_rounds={config.prover_rounds} must be 1 or 2, and 2 needs an even number of '
             f'branches, not {config.branches}'
         )
+    if config.prover not in ('answers', 'attempts'):
+        raise InputError(f'prover={config.prover!r} must be one of answers, attempts')
+    if config.prover == 'attempts' and task.attempt_outcome is None:
+        raise InputError(
+            f'prover=attempts: the attempts of task={config.task!r} show no result to judge'
+        )
     slots, shards = config.rollout_slots, row_shards(mesh)
     if not 0 <= slots <= rows or slots % shards:
         raise InputError(
@@ -246,7 +253,9 @@ def train_policy(config: Any, workdir: Path) -> bool:
         experience, answers = roll_out(setup, params, next(batches), key)
         rolled = time.monotonic()
         proof = None
-        if config.credit != 'none':
+        if config.credit != 'none' and config.prover == 'attempts':
+            proof = judge_attempts(setup.reader, experience, answers)
+        elif config.credit != 'none':
             proof = ask_prover(setup, params, experience, answers, key)
         proved = time.monotonic()
         batch, metrics = make_batch(setup, experience, proof, reference)

@@ -40,6 +40,14 @@ def credit_of_episodes(success: Sequence[float], kind: str) -> list[float]:
     return [sum(progress[start:]) for start in range(len(progress))]
 
 
+def attempt_success(outcomes: Sequence[float | None]) -> list[float]:
+    """What the last attempt before each boundary came to; None is no attempt."""
+    curve = [0.0]
+    for outcome in outcomes:
+        curve.append(curve[-1] if outcome is None else outcome)
+    return curve
+
+
 def spread(credit: Sequence[float], boundaries: Sequence[int], tokens: int) -> list[float]:
     given = [0.0] * tokens
     for value, start, end in zip(credit, boundaries, boundaries[1:], strict=False):

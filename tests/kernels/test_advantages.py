@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrt_jax.kernels.advantages import (
+    attempt_success,
     episode_credit,
     group_advantages,
     length_penalty_arora,
@@ -25,6 +26,7 @@ kimi = jax.jit(length_penalty_kimi, static_argnames='group_size')
 arora = jax.jit(length_penalty_arora, static_argnames='group_size')
 scalar = jax.jit(scalar_credit, static_argnames='group_size')
 per_episode, to_go = jax.jit(episode_credit), jax.jit(to_go_credit)
+own = jax.jit(attempt_success)
 lay = jax.jit(spread, static_argnames='tokens')
 
 rewards = st.lists(st.integers(-4, 4), min_size=2 * GROUP, max_size=2 * GROUP).map(
@@ -120,6 +122,30 @@ def test_scalar_is_the_telescoped_progress_less_its_mean(curves):
     total_B = last_B - success_BE[:, 0]
     found_B = np.asarray(scalar(success_BE, mask_BE, ROWS))
     np.testing.assert_allclose(found_B, total_B - total_B.mean(), atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from([None, 0.0, 1.0]), min_size=COLUMNS, max_size=COLUMNS),
+        min_size=ROWS, max_size=ROWS,
+    )
+)
+def test_attempts_are_credited_with_their_gain_over_the_attempt_before(outcomes):
+    judged_BX = np.array([[outcome is not None for outcome in row] for row in outcomes])
+    outcomes_BX = np.array([[outcome or 0.0 for outcome in row] for row in outcomes], np.float32)
+    spoilt_BX = np.where(judged_BX, outcomes_BX, np.nan).astype(np.float32)
+    success_BE = np.asarray(own(spoilt_BX, judged_BX))
+    expected = [reference_advantages.attempt_success(row) for row in outcomes]
+    np.testing.assert_array_equal(success_BE, expected)
+    credit_BX = np.asarray(per_episode(success_BE, np.ones(success_BE.shape, bool)))
+    for credit, row in zip(credit_BX, outcomes, strict=True):
+        attempts = [(place, outcome) for place, outcome in enumerate(row) if outcome is not None]
+        gains = {
+            place: outcome - before
+            for (_, before), (place, outcome) in zip([(-1, 0.0), *attempts], attempts, strict=False)
+        }
+        assert credit.tolist() == [gains.get(place, 0.0) for place in range(COLUMNS)]
 
 
 def test_an_average_step_forward_is_rewarded():

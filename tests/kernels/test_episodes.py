@@ -158,12 +158,14 @@ def test_long_traces_with_the_settings_of_the_paper(max_steps, group_size):
 
 def test_rows_do_not_touch_each_other():
     generator = np.random.default_rng(0)
-    vocabulary = [b'Try ', b'T', b'ry ', b'\n\n', b'Wait', b'x', b'', b'Error at ', b'Backtrack to ']
+    vocabulary = [b'Try ', b'T', b'ry ', b'\n\n', b'Wait', b'x', b'', b'Error at ']
+    vocabulary += [b'Backtrack to ']
     tokens_BT = generator.integers(0, len(vocabulary), (40, 30)).astype(np.int32)
     ends_B = generator.integers(0, 31, 40)
     table = TokenBytes.build(vocabulary)
     order = generator.permutation(40)
-    for rule in (ParagraphMarkers(group_size=1), AttemptMarkers('Try '), BACKTRACKING, TokenWindows(7)):
+    attempts = AttemptMarkers('Try ')
+    for rule in (ParagraphMarkers(group_size=1), attempts, BACKTRACKING, TokenWindows(7)):
         whole = segment(tokens_BT, ends_B, table, rule, 5)
         permuted = segment(tokens_BT[order], ends_B[order], table, rule, 5)
         np.testing.assert_array_equal(permuted.boundaries_BE, whole.boundaries_BE[order])

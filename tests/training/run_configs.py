@@ -1,32 +1,38 @@
 """Runs small enough for tests: an untrained policy that the countdown tokeniser reads."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import ml_collections
 
-from configs.countdown import get_config
+from configs import countdown
 from mrt_jax.policies.chat import ChatTemplate
 from mrt_jax.policies.policy import Policy
 from mrt_jax.policies.save import save_policy
-from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, countdown_tokenizer
+from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, WORDS, countdown_tokenizer
 from tests.tiny import tiny_model
 
 
-def save_untrained_policy(folder: Path) -> str:
+def save_untrained_policy(
+    folder: Path, words: Sequence[str] = WORDS, template: str = CHAT_TEMPLATE
+) -> str:
     """A tiny policy folder whose traces have attempts and ends now and then."""
-    tokenizer = countdown_tokenizer()
+    tokenizer = countdown_tokenizer(words)
     # Divisible by 8, for meshes.
     model, params = tiny_model(vocab_size=-(-tokenizer.vocab_size // 8) * 8)
     params = {**params, 'embedding': 8 * params['embedding']}
-    chat = ChatTemplate(CHAT_TEMPLATE, tokenizer.special_tokens)
+    chat = ChatTemplate(template, tokenizer.special_tokens)
     eos_ids = (*tokenizer.eos_ids, *range(20, 40))
     return str(save_policy(folder, Policy(model.config, params, tokenizer, chat, eos_ids)))
 
 
-def small_run(policy: str, variant: str = 'mrt', **changes) -> ml_collections.ConfigDict:
-    """A variant of the countdown config at the smallest size."""
-    config = get_config(variant)
+def small_run(
+    policy: str, variant: str = 'mrt', recipes: ModuleType = countdown, **changes
+) -> ml_collections.ConfigDict:
+    """A variant of a config file at the smallest size."""
+    config = recipes.get_config(variant)
     small = dict(
         policy=policy, num_steps=4, checkpoint_every=1, prompts_per_step=2, group_size=4,
         max_thinking_tokens=24, max_answer_tokens=4, max_boundaries=3, branches=2,

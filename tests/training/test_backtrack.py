@@ -1,0 +1,71 @@
+"""The variants of `configs/backtrack.py`, for a few steps at the smallest size."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs import backtrack
+from mrt_jax.errors import InputError
+from mrt_jax.policies.load import load_policy
+from mrt_jax.tasks.countdown_tokenizer import DIRECT_CHAT_TEMPLATE
+from mrt_jax.tasks.task import get_task
+from mrt_jax.training import reinforcement
+from mrt_jax.training.reinforcement import train_policy
+from mrt_jax.training.supervised import train_supervised
+from tests.training.run_configs import keep_data_in, save_untrained_policy, small_run
+
+
+@pytest.fixture(scope='module')
+def policy(tmp_path_factory):
+    keep_data_in(tmp_path_factory.mktemp('data'))
+    words = get_task('countdown_backtrack').words
+    folder = tmp_path_factory.mktemp('policy') / 'untrained'
+    return save_untrained_policy(folder, words, DIRECT_CHAT_TEMPLATE)
+
+
+def read_steps(workdir):
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def run(policy, variant, **changes):
+    return small_run(policy, variant, backtrack, **{'num_steps': 2, 'row_tokens': 96} | changes)
+
+
+@pytest.mark.parametrize('variant', backtrack.RECIPES)
+def test_reinforcement(policy, variant, tmp_path):
+    assert train_policy(run(policy, variant), tmp_path)
+    steps = read_steps(tmp_path)
+    assert len(steps) == 2 and all(np.isfinite(step['loss']) for step in steps)
+    assert ('progress' in steps[0]) == (variant != 'grpo')
+    assert (steps[0].get('prover_tokens', 0) > 0) == (variant == 'mrt')
+    assert (tmp_path / 'policy' / 'model.safetensors').is_file()
+
+
+def test_self_correction_needs_attempts_that_show_their_result(policy):
+    config = run(policy, 'self_correction', task='countdown')
+    with pytest.raises(InputError, match='attempts of task=.countdown. show no result'):
+        reinforcement.prepare(config)
+    with pytest.raises(InputError, match="prover='oracle' must be one of answers, attempts"):
+        reinforcement.prepare(run(policy, 'mrt', prover='oracle'))
+
+
+@pytest.mark.parametrize('variant', backtrack.TRACES)
+def test_warm_starts(policy, variant, tmp_path):
+    config = backtrack.get_config(variant)
+    config.update(num_steps=3, rows_per_step=4, microbatch_rows=4, parent='')
+    config.model.update(width=32, num_layers=2, head_width=16, ffn_width=48)
+    assert train_supervised(config, tmp_path)
+    losses = [step['loss'] for step in read_steps(tmp_path)]
+    assert losses[-1] < losses[0]
+    trained = load_policy(tmp_path / 'policy')
+    assert trained.tokenizer and len(trained.tokenizer.encode('Backtrack to ')) == 1
+
+
+def test_the_shipped_policy_is_what_the_variants_start_from():
+    config = backtrack.get_config('mrt')
+    shipped = load_policy(config.policy)
+    assert shipped.tokenizer and shipped.chat
+    words = get_task(config.task).words
+    assert all(len(shipped.tokenizer.encode(word)) == 1 for word in words)
+    reinforcement.prepare(config)
