@@ -94,6 +94,8 @@ class BacktrackSettings:
         stray: rate at which a jump that another wrong attempt follows goes to any step.
         cut: rate at which a trace is cut at random, as a budget would, and answered at once with a
             random completion of the step that it stands at.
+        trained: 'trace', all of it; 'suffix', what stands behind the first attempt where that is
+            wrong, so that its mistakes are not imitated.
         max_value: largest intermediate result.
     """
 
@@ -102,6 +104,7 @@ class BacktrackSettings:
     max_wrong: int = 3
     stray: float = 0.2
     cut: float = 0.15
+    trained: str = 'trace'
     max_value: int = 60
 
     def __post_init__(self) -> None:
@@ -114,6 +117,10 @@ class BacktrackSettings:
                 raise InputError(f'demonstrations.{name}={getattr(self, name)} must lie in [0, 1]')
         if self.max_wrong < 0:
             raise InputError(f'demonstrations.max_wrong={self.max_wrong} must be at least 0')
+        if self.trained not in ('trace', 'suffix'):
+            raise InputError(
+                f'demonstrations.trained={self.trained!r} must be one of trace, suffix'
+            )
 
     @property
     def jumps(self) -> bool:
@@ -172,6 +179,12 @@ class BacktrackTrace:
     episodes: tuple[Episode, ...]
     thought: str
     answer: str
+
+    @property
+    def mistaken(self) -> str:
+        """Text of the first attempt where that is wrong and not cut, else ''."""
+        first = self.episodes[0].text
+        return first if len(self.episodes) > 1 and self.thought.startswith(first) else ''
 
 
 def begin(numbers: Sequence[int], max_value: int) -> State:

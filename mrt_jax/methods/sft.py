@@ -14,7 +14,7 @@ class Demonstration:
     """A prompt and the response to imitate, as token ids; only the response is trained on.
 
     Attributes:
-        prompt: not trained on.
+        prompt: not trained on, with what is given of the thought.
         thought: up to where the answer begins.
         answer: to the end of the turn; its tokens may count more than others, see `pack`.
     """

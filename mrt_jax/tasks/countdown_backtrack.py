@@ -86,4 +86,5 @@ def demonstrate(
         raise InputError(f'demonstrations: {error}') from error
     numbers, target, _ = read_answer(problem.answer)
     trace = draw_trace(numbers, target, wanted, rng, markers)
-    return Written(trace.thought, trace.answer)
+    given = trace.mistaken if wanted.trained == 'suffix' else ''
+    return Written(trace.thought.removeprefix(given), trace.answer, given)

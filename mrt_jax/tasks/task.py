@@ -48,10 +48,12 @@ class Written(NamedTuple):
     Attributes:
         thought: without what ends it.
         answer: what stands behind the task's conclusion.
+        given: a beginning of the thought, before `thought`, that is not trained on.
     """
 
     thought: str
     answer: str
+    given: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

@@ -128,7 +128,7 @@ def encode_demonstration(
     written = task.demonstrate(problem, settings, rng)
     encode = policy.tokenizer.encode
     return Demonstration(
-        prompt=tuple(policy.encode_messages(problem.messages)),
+        prompt=(*policy.encode_messages(problem.messages), *encode(written.given)),
         # The answer is encoded apart, as it is behind the text that the meta-prover puts there.
         thought=tuple(encode(f'{written.thought}{task.conclusion}')),
         answer=(*encode(written.answer), policy.eos_ids[0]),

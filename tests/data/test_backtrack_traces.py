@@ -288,6 +288,7 @@ def test_other_words():
         (lambda: BacktrackSettings(variant='zigzag'), 'zigzag'),
         (lambda: BacktrackSettings(solve=1.5), 'solve=1.5'),
         (lambda: BacktrackSettings(max_wrong=-1), 'max_wrong=-1'),
+        (lambda: BacktrackSettings(trained='answer'), 'trained=.answer.'),
         (lambda: Markers(jump=''), 'jump'),
         (lambda: Markers(fault='a\nb'), 'fault'),
         (lambda: Markers(node=3), 'node'),

@@ -104,6 +104,20 @@ def test_names_that_cannot_be_are_refused(name, said):
         get_task(name)
 
 
+def test_a_wrong_first_attempt_may_be_given_rather_than_trained_on(task):
+    whole, parts = (
+        [task.demonstrate(PROBLEM, {'trained': trained, 'cut': 0.5, 'solve': 0.5},
+                          np.random.default_rng(seed)) for seed in range(60)]
+        for trained in ('trace', 'suffix')
+    )
+    for trace, part in zip(whole, parts, strict=True):
+        assert not trace.given
+        assert (part.given + part.thought, part.answer) == (trace.thought, trace.answer)
+        first, verdict, _ = trace.thought.partition(' no\n')
+        assert part.given == (first + verdict if verdict else '')
+    assert 10 < sum(bool(part.given) for part in parts) < 50
+
+
 def test_unknown_settings_are_named():
     with pytest.raises(InputError, match='demonstrations.*tempo'):
         demonstrate(PROBLEM, {'tempo': 1}, np.random.default_rng(0), Markers())
