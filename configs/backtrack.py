@@ -57,7 +57,7 @@ def warm_start(variant: str) -> ml_collections.ConfigDict:
     config.update({'optimizer': {'learning_rate': 5e-3}})
     # What the traces are, see `BacktrackSettings` in mrt_jax/data/backtrack_traces.py.
     config.demonstrations = ml_collections.ConfigDict(
-        dict(variant=variant, solve=0.4, max_wrong=3, stray=0.2, cut=0.15, trained='trace',
-             max_value=60)
+        dict(variant=variant, solve=0.4, max_wrong=3, stray=0.2, restate=True, cut=0.15,
+             trained='trace', max_value=60)
     )
     return config

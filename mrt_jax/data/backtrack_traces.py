@@ -92,6 +92,8 @@ class BacktrackSettings:
         solve: rate at which an attempt is right.
         max_wrong: wrong attempts after which the next one is right in any case.
         stray: rate at which a jump that another wrong attempt follows goes to any step.
+        restate: an attempt behind a jump writes the steps that it keeps again, so that the problem
+            and the last attempt are a whole context; else it begins with its first new step.
         cut: rate at which a trace is cut at random, as a budget would, and answered at once with a
             random completion of the step that it stands at.
         trained: 'trace', all of it; 'suffix', what stands behind the first attempt where that is
@@ -103,6 +105,7 @@ class BacktrackSettings:
     solve: float = 0.4
     max_wrong: int = 3
     stray: float = 0.2
+    restate: bool = True
     cut: float = 0.15
     trained: str = 'trace'
     max_value: int = 60
@@ -115,6 +118,8 @@ class BacktrackSettings:
         for name in ('solve', 'stray', 'cut'):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f'demonstrations.{name}={getattr(self, name)} must lie in [0, 1]')
+        if not isinstance(self.restate, bool):
+            raise InputError(f'demonstrations.restate={self.restate!r} must be True or False')
         if self.max_wrong < 0:
             raise InputError(f'demonstrations.max_wrong={self.max_wrong} must be at least 0')
         if self.trained not in ('trace', 'suffix'):
@@ -297,7 +302,8 @@ class _Writer:
                 path += self._wrong_attempt(path[-1], faulty)
             else:
                 path += self._complete(path[-1], self.value, faulty)
-            episodes.append(self._write_attempt(path[start + 1 :]))
+            written = path[1:] if settings.restate else path[start + 1 :]
+            episodes.append(self._write_attempt(written))
             if self.value(path[-1]) == 1:
                 break
             if settings.jumps:

@@ -8,9 +8,9 @@
     Node 2: 15+7=22 yes
     Answer: 3*5+7
 
-An episode is an attempt or a jump (MRT section 2.2). The last jump and the steps that it keeps are
-all that matters for what follows, so a window of the problem and the last attempts is a context to
-go on from. The words are parameters of the name: `countdown_backtrack:jump="Go back to "`.
+An episode is an attempt or a jump (MRT section 2.2). An attempt behind a jump writes the steps that
+it keeps again, so that a window of the problem and the last attempt, or the last two with the jump
+between them, is a whole context to go on from (section 6.6). The words are parameters of the name: `countdown_backtrack:jump="Go back to "`.
 """
 
 import functools

@@ -36,6 +36,8 @@ class Attempt:
 
     kept: int
     lefts: list[tuple[int, ...]]  # numbers left, the given ones first
+    lines: list[str]
+    restated: int = 0
     verdict: str = ''
 
 
@@ -45,7 +47,7 @@ def read(thought, numbers):
     Returns:
         The attempts, and for each jump the faulty step and the step gone back to.
     """
-    attempts, jumps = [Attempt(0, [numbers])], []
+    attempts, jumps = [Attempt(0, [numbers], [])], []
     for line in thought.splitlines():
         if fault := re.fullmatch(r'Error at Node (\d)', line):
             jumps.append([int(fault[1]), None])
@@ -53,12 +55,17 @@ def read(thought, numbers):
         if jump := re.fullmatch(r'Backtrack to (?:Node (\d)|beginning)', line):
             place = int(jump[1] or 0)
             jumps[-1][1] = place
-            attempts.append(Attempt(place, attempts[-1].lefts[: place + 1]))
+            last = attempts[-1]
+            attempts.append(Attempt(place, last.lefts[: place + 1], last.lines[:place]))
             continue
         step, a, operator, b, value, verdict = LINE.fullmatch(line).groups()
-        if step == '1' and len(attempts[-1].lefts) > 1:
-            attempts.append(Attempt(0, [numbers]))
+        if step == '1' and attempts[-1].verdict:
+            attempts.append(Attempt(0, [numbers], []))
         attempt = attempts[-1]
+        if int(step) <= attempt.kept:
+            assert line == attempt.lines[attempt.restated]
+            attempt.restated += 1
+            continue
         assert int(step) == len(attempt.lefts) and not attempt.verdict
         assert combine(int(a), int(b), operator, 60) == int(value)
         left = collections.Counter(attempt.lefts[-1])
@@ -66,6 +73,7 @@ def read(thought, numbers):
         assert min(left.values()) >= 0
         left[int(value)] += 1
         attempt.lefts.append(tuple(left.elements()))
+        attempt.lines.append(line)
         assert bool(verdict) == (len(attempt.lefts[-1]) == 1)
         attempt.verdict = verdict or ''
     return attempts, jumps
@@ -97,10 +105,11 @@ def draw(numbers, seed, **rates):
 
 
 @settings(max_examples=150, deadline=None)
-@given(NUMBERS, st.integers(0, 2**32), st.sampled_from(VARIANTS))
-def test_every_line_is_true(numbers, seed, variant):
-    target, trace = draw(numbers, seed, variant=variant, cut=0.0, solve=0.3)
+@given(NUMBERS, st.integers(0, 2**32), st.sampled_from(VARIANTS), st.booleans())
+def test_every_line_is_true(numbers, seed, variant, restate):
+    target, trace = draw(numbers, seed, variant=variant, restate=restate, cut=0.0, solve=0.3)
     attempts, jumps = read(trace.thought, numbers)
+    assert all(a.restated == (a.kept if restate else 0) for a in attempts)
     verdicts = [attempt.verdict for attempt in attempts]
     assert verdicts == [' no'] * (len(attempts) - 1) + [' yes']
     assert [a.lefts[-1] == (target,) for a in attempts] == [v == ' yes' for v in verdicts]
@@ -186,7 +195,9 @@ def test_a_cut_trace_is_a_beginning_and_answers_at_the_rate_of_its_step():
         assert text.startswith(trace.thought) and trace.thought != text
         whole = trace.thought[: trace.thought.rfind('\n') + 1]
         last = read(whole, numbers)[0][-1]
-        left = numbers if last.verdict else last.lefts[-1]
+        # While kept steps are written again, the trace stands at the last of them.
+        step = last.restated if 0 < last.restated < last.kept else -1
+        left = numbers if last.verdict else last.lefts[step]
         hits.append(parse(trace.answer).value == target)
         expected.append(value_of(left, target))
     error = np.sqrt(np.sum(np.multiply(expected, np.subtract(1, expected)))) / len(hits)
@@ -271,6 +282,15 @@ def test_rows_follow_from_seed_and_index_and_carry_their_prefix():
     assert draw_row(puzzles, rise, seed=0, index=0).prefix == ''
 
 
+def test_the_last_attempt_is_a_whole_context_if_it_writes_what_it_keeps_again():
+    puzzles = [Puzzle((3, 5, 7, 2), 22)]
+    for index in range(40):
+        row = draw_row(puzzles, BacktrackSettings(solve=0.2), seed=0, index=index)
+        last = row.trace.episodes[-1].text
+        [attempt], jumps = read(last, (3, 5, 7, 2))
+        assert attempt.lefts[-1] == (22,) and attempt.verdict == ' yes' and not jumps
+
+
 def test_other_words():
     words = Markers(node='Step ', fault='Wrong: ', jump='Return to ', beginning='the start')
     wanted = BacktrackSettings(solve=0.0, max_wrong=3, cut=0.0)
@@ -288,6 +308,7 @@ def test_other_words():
         (lambda: BacktrackSettings(variant='zigzag'), 'zigzag'),
         (lambda: BacktrackSettings(solve=1.5), 'solve=1.5'),
         (lambda: BacktrackSettings(max_wrong=-1), 'max_wrong=-1'),
+        (lambda: BacktrackSettings(restate='no'), 'restate='),  # type: ignore
         (lambda: BacktrackSettings(trained='answer'), 'trained=.answer.'),
         (lambda: Markers(jump=''), 'jump'),
         (lambda: Markers(fault='a\nb'), 'fault'),
