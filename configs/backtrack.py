@@ -5,7 +5,9 @@ python -m experiments.train --config=configs/backtrack.py:VARIANT --workdir=runs
 | variant | what it runs |
 | --- | --- |
 | mrt (default) | outcome reward + alpha x progress of each episode, attempt or jump |
-| grpo | outcome reward alone, from the same warm start |
+| mrt_to_go | progress from each episode to the trace's end |
+| mrt_rl | groups that share a prefix; those that go on are paid for what they add to stopping |
+| grpo | outcome reward alone |
 | self_correction | outcome reward + alpha x gain of each attempt over the one before (SCoRe) |
 | sft | the supervised warm start that made experiments/policies/countdown_backtrack |
 | sft_direct | the same on right attempts alone |
@@ -19,8 +21,7 @@ from configs import countdown
 WARM_START = 'experiments/policies/countdown_backtrack'
 TASK = 'countdown_backtrack'
 RECIPES = {
-    'mrt': {'credit': 'episode'},
-    'grpo': {'credit': 'none'},
+    **{name: countdown.RECIPES[name] for name in ('mrt', 'mrt_to_go', 'mrt_rl', 'grpo')},
     'self_correction': {'credit': 'episode', 'prover': 'attempts'},
 }
 TRACES = {  # see mrt_jax/data/backtrack_traces.py

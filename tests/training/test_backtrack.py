@@ -38,13 +38,14 @@ def test_reinforcement(policy, variant, tmp_path):
     steps = read_steps(tmp_path)
     assert len(steps) == 2 and all(np.isfinite(step['loss']) for step in steps)
     assert ('progress' in steps[0]) == (variant != 'grpo')
-    assert (steps[0].get('prover_tokens', 0) > 0) == (variant == 'mrt')
+    assert (steps[0].get('prover_tokens', 0) > 0) == (variant in ('mrt', 'mrt_to_go'))
+    assert ('prefix_staleness' in steps[0]) == (variant == 'mrt_rl')
     assert (tmp_path / 'policy' / 'model.safetensors').is_file()
 
 
 def test_self_correction_needs_attempts_that_show_their_result(policy):
     config = run(policy, 'self_correction', task='countdown')
-    with pytest.raises(InputError, match='attempts of task=.countdown. show no result'):
+    with pytest.raises(InputError, match='episodes of task=.countdown. .* no attempts'):
         reinforcement.prepare(config)
     with pytest.raises(InputError, match="prover='oracle' must be one of answers, attempts"):
         reinforcement.prepare(run(policy, 'mrt', prover='oracle'))
