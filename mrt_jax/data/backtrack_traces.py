@@ -1,11 +1,13 @@
 """Countdown solutions that go wrong, find the faulty step and go back (MRT sections 2.2 and 3.5).
 
-    Node 1: 3+5=8
-    Node 2: 8*7=56 no
-    Error at Node 1
-    Backtrack to beginning
-    Node 1: 3*5=15
-    Node 2: 15+7=22 yes
+    Node 1: 7-3=4
+    Node 2: 5+4=9
+    Node 3: 9+2=11 no
+    Error at Node 2
+    Backtrack to Node 1
+    Node 1: 7-3=4
+    Node 2: 5*4=20
+    Node 3: 20+2=22 yes
 
 A step combines two of the numbers that are left. The *value* of a prefix is the success rate of
 random completions from it: the published data estimate it from 20 of them, here it is exact, by

@@ -1,16 +1,19 @@
 """Countdown in numbered steps, without a thought block: attempts, jumps back, corrected attempts.
 
-    Node 1: 3+5=8
-    Node 2: 8*7=56 no
-    Error at Node 1
-    Backtrack to beginning
-    Node 1: 3*5=15
-    Node 2: 15+7=22 yes
-    Answer: 3*5+7
+    Node 1: 7-3=4
+    Node 2: 5+4=9
+    Node 3: 9+2=11 no
+    Error at Node 2
+    Backtrack to Node 1
+    Node 1: 7-3=4
+    Node 2: 5*4=20
+    Node 3: 20+2=22 yes
+    Answer: 5*(7-3)+2
 
 An episode is an attempt or a jump (MRT section 2.2). An attempt behind a jump writes the steps that
 it keeps again, so that a window of the problem and the last attempt, or the last two with the jump
-between them, is a whole context to go on from (section 6.6). The words are parameters of the name: `countdown_backtrack:jump="Go back to "`.
+between them, is a whole context to go on from (section 6.6). The words are parameters of the name:
+`countdown_backtrack:jump="Go back to "`.
 """
 
 import functools

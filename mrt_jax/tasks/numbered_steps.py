@@ -106,9 +106,7 @@ def attempt_outcome(
     thought: str, numbers: Sequence[int], target: int, markers: Markers
 ) -> bool | None:
     """Whether the attempt that a thought ends with is right; None if it ends otherwise."""
-    last = None
-    for last in read_solution(thought, numbers, markers):
-        pass
-    if last is None or last.kind in ('fault', 'jump'):
+    lines = list(read_solution(thought, numbers, markers))
+    if not lines or lines[-1].kind in ('fault', 'jump'):
         return None
-    return last.path.result == target
+    return lines[-1].path.result == target

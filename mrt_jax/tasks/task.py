@@ -74,9 +74,9 @@ class Task:
         demonstrate: writes a trace of a problem to warm start on, given settings by name and a
             generator of random numbers; None if nobody has written any. Raises InputError for
             settings that it does not know.
-        attempt_outcome: whether the attempt that a thought, or a beginning of it, ends with is right
-            by itself, given the problem's answer; None if it ends otherwise. No function where
-            attempts show no result.
+        attempt_outcome: whether the attempt that a thought, or a beginning of it, ends with is
+            right by itself, given the problem's answer; None if it ends otherwise. No function
+            where attempts show no result.
         words: pieces of text that the tokeniser of a policy trained from scratch keeps whole.
     """
 
