@@ -12,6 +12,9 @@ python -m experiments.train --config=configs/backtrack.py:VARIANT --workdir=runs
 | sft | the supervised warm start that made experiments/policies/countdown_backtrack |
 | sft_direct | the same on right attempts alone |
 | sft_rise | the same on random failures stitched to a success (RISE) |
+
+Reinforcement learning from another warm start: `--config.policy=runs/sft_rise/policy`. Other traces:
+`--config.demonstrations.variant=resample_from_beginning`.
 """
 
 import ml_collections
@@ -41,24 +44,29 @@ def get_config(variant: str = 'mrt') -> ml_collections.ConfigDict:
 
 def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     """Reinforcement learning from the shipped warm start."""
-    config = countdown.reinforcement(policy=WARM_START, task=TASK, **changes)
+    return _adapt(countdown.reinforcement(policy=WARM_START, **changes))
+
+
+def _adapt(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A config of countdown, with the budgets of this task."""
+    config.task = TASK
+    config.max_thinking_tokens = 150  # five attempts and the jumps between them
     config.max_answer_tokens = 14  # an expression in four numbers, and the end of the turn
+    config.evaluation.budgets = (35, 60, 85, 110, 135, 160, 185)
     return config
 
 
 def warm_start(variant: str) -> ml_collections.ConfigDict:
     """Supervised fine-tuning of a fresh policy on one kind of trace."""
-    config = countdown.warm_start()
-    config.task = TASK
-    config.max_answer_tokens = 14
+    config = _adapt(countdown.warm_start())
     config.parent = countdown.WARM_START  # knows its sums and how to write an expression
-    config.num_steps = 1200
+    config.num_steps = 1700
     config.rows_per_step = 24
-    config.row_tokens = 160
+    config.row_tokens = 192
     config.update({'optimizer': {'learning_rate': 5e-3}})
     # What the traces are, see `BacktrackSettings` in mrt_jax/data/backtrack_traces.py.
     config.demonstrations = ml_collections.ConfigDict(
-        dict(variant=variant, solve=0.4, max_wrong=3, stray=0.2, restate=True, cut=0.15,
+        dict(variant=variant, solve=0.6, max_wrong=4, stray=0.2, restate=True, cut=0.15,
              trained='trace', max_value=60)
     )
     return config

@@ -104,8 +104,8 @@ class BacktrackSettings:
     """
 
     variant: str = 'backtrack_with_shared_prefix'
-    solve: float = 0.4
-    max_wrong: int = 3
+    solve: float = 0.6
+    max_wrong: int = 4
     stray: float = 0.2
     restate: bool = True
     cut: float = 0.15

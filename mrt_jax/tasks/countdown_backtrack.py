@@ -12,10 +12,11 @@
 
 An episode is an attempt or a jump (MRT section 2.2). An attempt behind a jump writes the steps that
 it keeps again, so that a window of the problem and the last attempt, or the last two with the jump
-between them, is a whole context to go on from (section 6.6). The words are parameters of the name:
-`countdown_backtrack:jump="Go back to "`.
+between them, is a whole context to go on from (section 6.6). Words (see `Markers`) and puzzles (see
+`CountdownSpec`) are parameters of the name: `countdown_backtrack:jump="Go back to ",max_numbers=6`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,7 +35,7 @@ from mrt_jax.tasks.numbered_steps import attempt_outcome
 from mrt_jax.tasks.task import Problem, Task, Written
 
 NAME = 'countdown_backtrack'
-SPEC = CountdownSpec(min_numbers=4, max_numbers=4)
+SPEC = CountdownSpec(min_numbers=3, max_numbers=4)
 CONCLUSION = f'{ANSWER} '  # ends a solution and asks for the answer
 
 
@@ -42,10 +43,13 @@ def make_task(name: str) -> Task:
     """The task of a name such as above; its datasets are built when a split is first read.
 
     Raises:
-        InputError: a parameter is no word of `Markers`.
+        InputError: a parameter is neither of `Markers` nor of `CountdownSpec`, or cannot be.
     """
+    given = read_parameters(name, name.partition(':')[2])
+    of_spec = {field.name for field in dataclasses.fields(CountdownSpec)} & given.keys()
     try:
-        markers = Markers(**read_parameters(name, name.partition(':')[2]))
+        spec = dataclasses.replace(SPEC, **{key: given.pop(key) for key in of_spec})
+        markers = Markers(**given)
     except TypeError as error:
         raise InputError(f'task {name!r}: {error}') from error
 
@@ -53,7 +57,7 @@ def make_task(name: str) -> Task:
         # tensorflow-datasets is slow to import and not needed to check an answer.
         from mrt_jax.data.countdown_dataset import load_puzzles
 
-        return MappedSequence(load_puzzles(SPEC, split), lambda p: make_problem(p, SPEC))
+        return MappedSequence(load_puzzles(spec, split), lambda p: make_problem(p, spec))
 
     def outcome(thought: str, answer: Any) -> bool | None:
         numbers, target, _ = read_answer(answer)

@@ -97,6 +97,7 @@ def test_other_words_make_other_traces_and_the_rule_that_fits():
         ('countdown_backtrack:colour="red"', 'colour'),
         ('countdown_backtrack:jump=back', "cannot read 'jump=back'"),
         ('countdown_backtrack:jump=""', 'marker jump'),
+        ('countdown_backtrack:max_numbers=9', '2 to 6 numbers'),
     ],
 )
 def test_names_that_cannot_be_are_refused(name, said):
@@ -123,10 +124,10 @@ def test_unknown_settings_are_named():
         demonstrate(PROBLEM, {'tempo': 1}, np.random.default_rng(0), Markers())
 
 
-def test_puzzles_have_four_numbers(task, tmp_path, monkeypatch):
+def test_puzzles_are_a_parameter_too(tmp_path, monkeypatch):
     monkeypatch.setenv('MRT_JAX_DATA', str(tmp_path))
-    monkeypatch.setattr('mrt_jax.tasks.countdown_backtrack.SPEC', SPEC.__class__(
-        min_numbers=4, max_numbers=4, sizes=(5, 2, 2)))
+    task = get_task('countdown_backtrack:min_numbers=4,sizes=[5,2,2]')
     problems = task.problems('test')
     assert len(problems) == 2 and all(len(problem.answer['numbers']) == 4 for problem in problems)
     assert problems[0].messages[0]['content'].startswith('Numbers: ')
+    assert (SPEC.min_numbers, SPEC.max_numbers) == (3, 4)
