@@ -124,7 +124,7 @@ def sample_prefixes(
     setup: Setup, params: Any, batches: Sequence[Sequence[Problem]], key: jax.Array
 ) -> tuple[list[list[list[Prefix]]], int]:
     """Prefixes for each problem of some batches, `prefixes_per_group` each; and tokens sampled."""
-    config, each = setup.config, setup.config.prefixes_per_group
+    each = setup.config.prefixes_per_group
     problems = [problem for batch in batches for problem in batch]
     together = setup.rows // each
     found: list[Prefix] = []
