@@ -191,6 +191,7 @@ def prove(
     max_answer_tokens: int,
     sampling: SamplingConfig,
     rounds: int = 1,
+    common_draws: bool = False,
 ) -> Proof:
     """Asks the meta-prover at every boundary: J_r(mu(. | x, z_{0:j})), Def. 4.1.
 
@@ -198,12 +199,13 @@ def prove(
         branches: M, the answers sampled at each boundary.
         rounds: 1, or 2: half of the answers at every boundary, then M more at those
             `boundaries_in_doubt`, which are half of them at most. M is even.
+        common_draws: the boundaries of a trace share their random numbers, see `branch_keys`.
     """
     mask_BE = np.array(experience.episodes.mask_BE)
     mask_BE[len(answers) :] = False
     ask = functools.partial(
         _ask, model, params, reader, experience, answers, max_answer_tokens=max_answer_tokens,
-        sampling=sampling,
+        sampling=sampling, common_draws=common_draws,
     )
     answered = [ask(mask_BE, keys_B, branches=branches // rounds)]
     if rounds == 2:
@@ -245,6 +247,7 @@ def _ask(
     branches: int,
     max_answer_tokens: int,
     sampling: SamplingConfig,
+    common_draws: bool,
 ) -> _Answered:
     """Samples and judges answers at some boundaries."""
     rollout, episodes = experience.rollout, experience.episodes
@@ -261,6 +264,7 @@ def _ask(
         branches=branches,
         max_answer_tokens=max_answer_tokens,
         sampling=sampling,
+        common_draws=common_draws,
     )
     correct_BEM = _judge_branches(reader, experience, sampled, answers, mask_BE)
     return _Answered(
