@@ -60,7 +60,7 @@ def warm_start(variant: str) -> ml_collections.ConfigDict:
     """Supervised fine-tuning of a fresh policy on one kind of trace."""
     config = _adapt(countdown.warm_start())
     config.parent = countdown.WARM_START  # knows its sums and how to write an expression
-    config.num_steps = 1700
+    config.num_steps = 1500
     config.rows_per_step = 24
     config.row_tokens = 192
     config.update({'optimizer': {'learning_rate': 5e-3}})
