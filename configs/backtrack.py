@@ -6,9 +6,9 @@ python -m experiments.train --config=configs/backtrack.py:VARIANT --workdir=runs
 | --- | --- |
 | mrt (default) | outcome reward + alpha x progress of each episode, attempt or jump |
 | mrt_to_go | progress from each episode to the trace's end |
-| mrt_rl | groups that share a prefix; those that go on are paid for what they add to stopping |
+| mrt_rl | groups that share a prefix; going on is paid for what it adds to stopping |
 | grpo | outcome reward alone |
-| self_correction | outcome reward + alpha x gain of each attempt over the one before (SCoRe) |
+| self_correction | outcome + alpha x the gain of each attempt over the one before (SCoRe) |
 | sft | the supervised warm start that made experiments/policies/countdown_backtrack |
 | sft_direct | the same on right attempts alone |
 | sft_rise | the same on random failures stitched to a success (RISE) |

@@ -20,7 +20,7 @@ from mrt_jax.sampling.phases import Budget
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.sampler import response_slots
 from mrt_jax.sharding.mesh import make_mesh, row_shards, validate_mesh
-from mrt_jax.tasks.task import Problem, get_task
+from mrt_jax.tasks.task import Problem, Task, get_task
 from mrt_jax.training.network import check_network, make_network, trained_dtype
 from mrt_jax.training.objective import ObjectiveConfig
 from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -165,13 +165,7 @@ def prepare(config: Any) -> Setup:
             f'prover_rounds={config.prover_rounds} must be 1 or 2, and 2 needs an even number of '
             f'branches, not {config.branches}'
         )
-    if config.prover not in ('answers', 'attempts'):
-        raise InputError(f'prover={config.prover!r} must be one of answers, attempts')
-    if config.prover == 'attempts' and (task.attempt_outcome is None or config.window_tokens):
-        raise InputError(
-            f'prover=attempts: the episodes of task={config.task!r} with window_tokens='
-            f'{config.window_tokens} are no attempts that show a result to judge'
-        )
+    _check_prover(config, task)
     slots, shards = config.rollout_slots, row_shards(mesh)
     if not 0 <= slots <= rows or slots % shards:
         raise InputError(
@@ -231,4 +225,23 @@ def _check_method(config: Any) -> None:
         raise InputError(
             "dynamic_sampling must be 0 with credit='prefix': the pool holds prefixes of the "
             'problems of each step only'
+        )
+
+
+def _check_prover(config: Any, task: Task) -> None:
+    """Raises InputError if nobody can say what prefixes are worth."""
+    if config.prover not in ('answers', 'attempts'):
+        raise InputError(f'prover={config.prover!r} must be one of answers, attempts')
+    if config.prover == 'answers':
+        return
+    if task.attempt_outcome is None or config.window_tokens:
+        raise InputError(
+            f"prover='attempts': the episodes of task={config.task!r} with window_tokens="
+            f'{config.window_tokens} are no attempts that show a result to judge'
+        )
+    if config.credit in ('none', 'prefix') or config.shrinkage != 'none' or config.weigh_by_stderr:
+        raise InputError(
+            f"prover='attempts' needs credit=scalar, episode or to_go, shrinkage=none and "
+            'weigh_by_stderr=False: it knows the outcome of each attempt, without error; got '
+            f'{config.credit}, {config.shrinkage} and {config.weigh_by_stderr}'
         )

@@ -47,6 +47,10 @@ def test_self_correction_needs_attempts_that_show_their_result(policy):
     config = run(policy, 'self_correction', task='countdown')
     with pytest.raises(InputError, match='episodes of task=.countdown. .* no attempts'):
         reinforcement.prepare(config)
+    with pytest.raises(InputError, match='without error; got episode, trace and False'):
+        reinforcement.prepare(run(policy, 'self_correction', shrinkage='trace'))
+    with pytest.raises(InputError, match='got none, none and False'):
+        reinforcement.prepare(run(policy, 'self_correction', credit='none'))
     with pytest.raises(InputError, match="prover='oracle' must be one of answers, attempts"):
         reinforcement.prepare(run(policy, 'mrt', prover='oracle'))
 
