@@ -8,13 +8,13 @@ python -m experiments.train --config=configs/backtrack.py:VARIANT --workdir=runs
 | mrt_to_go | progress from each episode to the trace's end |
 | mrt_rl | groups that share a prefix; going on is paid for what it adds to stopping |
 | grpo | outcome reward alone |
-| self_correction | outcome + alpha x the gain of each attempt over the one before (SCoRe) |
+| self_correction | outcome + alpha x gain of each attempt over the one before (SCoRe) |
 | sft | the supervised warm start that made experiments/policies/countdown_backtrack |
 | sft_direct | the same on right attempts alone |
 | sft_rise | the same on random failures stitched to a success (RISE) |
 
-Reinforcement learning from another warm start: `--config.policy=runs/sft_rise/policy`. Other traces:
-`--config.demonstrations.variant=resample_from_beginning`.
+Reinforcement learning from another warm start: `--config.policy=runs/sft_rise/policy`. Traces of
+another kind: `--config.demonstrations.variant=resample_from_beginning`.
 """
 
 import ml_collections
