@@ -21,6 +21,7 @@ from mrt_jax.sampling.phases import Budget
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.tasks.task import Problem, get_task
+from mrt_jax.training.arms import arm_config
 from mrt_jax.training.objectives import check_config, train
 
 WARM_START = 'warm start'
@@ -191,7 +192,7 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
             f'baseline={config.baseline!r} is none of the arms, {", ".join(config.arms)}'
         )
     configs = {
-        (arm, seed): _arm_config(config, arm, seed) for arm in config.arms for seed in config.seeds
+        (arm, seed): arm_config(config, arm, seed) for arm in config.arms for seed in config.seeds
     }
     for arm in config.arms:
         check_config(configs[arm, config.seeds[0]])
@@ -227,16 +228,6 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
         name for name in (WARM_START, baseline, baseline + EQUAL_TOKENS) if name in results
     ]
     return _report(config, results, references, workdir / 'report', title, note)
-
-
-def _arm_config(config: Any, arm: str, seed: int) -> Any:
-    arm_config = config.copy_and_resolve_references()
-    overrides = arm_config.arms[arm]
-    with arm_config.unlocked():
-        del arm_config.arms, arm_config.baseline, arm_config.seeds, arm_config.equal_tokens
-        # An arm with another objective than its neighbours brings the keys that only it has.
-        arm_config.update({'objective': 'rl', 'seed': seed} | overrides.to_dict())
-    return arm_config
 
 
 def _run_folder(workdir: Path, arm: str, seed: int) -> Path:
