@@ -36,8 +36,8 @@ _HAS_PROGRESS = Condition(
 )
 _ASKS_PROVER = Condition(
     lambda config: config.credit != 'none' or config.evaluate_every > 0,
-    "with credit='none' and evaluate_every=0 training never asks the meta-prover: set one of them, "
-    'or evaluation.branches for the report',
+    "credit='none' and evaluate_every=0 never ask the meta-prover, but for the report, by "
+    'evaluation.branches: set credit or evaluate_every',
 )
 _PENALISES_LENGTH = Condition(
     lambda config: config.length_penalty != 'none',

@@ -132,19 +132,19 @@ def test_mute_keys_change_nothing(policy, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(('key', 'cure'), {
     'alpha': {'credit': 'scalar'},
-    'branches': {'evaluate_every': 2},
-    'prover_rounds': {'credit': 'to_go'},
+    'branches': {'credit': 'episode'},
+    'prover_rounds': {'evaluate_every': 2},
     'length_penalty_weight': {'length_penalty': 'arora'},
     'clip_low': {'updates_per_step': 2},
-    'clip_high': {'compute_dtype': 'bfloat16'},
+    'clip_high': {'updates_per_step': 3},
     'mismatch.bound': {'mismatch.level': 'token'},
     'mismatch.most': {'mismatch.level': 'sequence'},
 }.items())
 def test_a_key_has_its_effect_where_the_message_says(key, cure):
     config = countdown.get_config('grpo')
-    with pytest.raises(InputError, match=f'^{key} has no effect: .*; or leave {key} out$') as caught:
+    with pytest.raises(InputError, match=f'^{key} has no effect: ') as caught:
         check_effects(config, ['seed', key])
-    assert next(iter(cure)) in str(caught.value) or key.startswith('clip')
+    assert next(iter(cure)) in str(caught.value).partition(': set ')[2]
     config.update_from_flattened_dict(cure)
     check_effects(config, [key])
 
