@@ -16,6 +16,7 @@ from mrt_jax.evaluation.report import write_report
 from mrt_jax.evaluation.results_table import results_tables, write_markdown
 from mrt_jax.evaluation.summary import summarize
 from mrt_jax.evaluation.traces import TraceRecord, read_traces, write_traces
+from mrt_jax.policies.json_files import read_json
 from mrt_jax.policies.load import load_policy
 from mrt_jax.sampling.phases import Budget
 from mrt_jax.sampling.processors import SamplingConfig
@@ -274,6 +275,19 @@ def report_run(config: Any, workdir: Path, note: str = '') -> Path:
     results[TRAINED] = Contestant([trained], [curve])
     references = [WARM_START] if WARM_START in results else []
     return _report(config, results, references, workdir / 'report', f'{config.task}: one run', note)
+
+
+def read_run(workdir: Path) -> Contestant:
+    """What `report_run` has found of a run's own policy.
+
+    Raises:
+        InputError: the run is not finished, or its files are damaged.
+    """
+    seed = read_json(workdir / 'config.json')['seed']
+    file = workdir / 'evaluations' / f'{TRAINED}-{seed}.jsonl'
+    if not file.is_file():
+        raise InputError(f'{file}: no such file: let the run finish')
+    return Contestant([read_traces(file)[TRAINED]], [_read_metrics(workdir)])
 
 
 def _read_metrics(folder: Path) -> list[dict[str, Any]]:
