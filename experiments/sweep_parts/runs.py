@@ -17,7 +17,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from absl import flags
@@ -107,17 +106,8 @@ def read_sweep(source: str, workdir: Path, config: str | None, shared: Sequence[
     Raises:
         InputError: the file cannot be read, or two of its runs are the same.
     """
-    file, _, variant = source.partition(':')
-    module = _load(file)
-    try:
-        every = list(module.get_sweep(variant) if variant else module.get_sweep())
-        config = module.CONFIG if config is None else config
-    except AttributeError as error:
-        raise InputError(f'--sweep={source}: {error}: it needs CONFIG and get_sweep') from error
-    except ValueError as error:
-        raise InputError(f'--sweep={source}: {error}') from error
-    if not every:
-        raise InputError(f'--sweep={source}: yields no runs')
+    own_config, every = _load(source)
+    config = own_config if config is None else config
     runs = []
     for overrides in every:
         for key in overrides:
@@ -254,16 +244,28 @@ def write_whole(file: Path, text: str) -> None:
     partial.replace(file)
 
 
-def _load(file: str) -> ModuleType:
+def _load(source: str) -> tuple[str, list[dict[str, Any]]]:
+    """The config and the overrides of a sweep file."""
+    file, _, variant = source.partition(':')
     spec = importlib.util.spec_from_file_location('sweep_file', file)
     if not Path(file).is_file() or spec is None or spec.loader is None:
-        raise InputError(f'--sweep={file}: is no Python file')
+        raise InputError(f'--sweep={source}: is no Python file')
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # Whatever the file does.
-        raise InputError(f'--sweep={file}: {type(error).__name__}: {error}') from error
-    return module
+        for name in ('CONFIG', 'get_sweep'):
+            if not hasattr(module, name):
+                raise InputError(f'--sweep={source}: has no {name}: it is not a sweep file')
+        every = list(module.get_sweep(variant) if variant else module.get_sweep())
+    except InputError:
+        raise
+    except ValueError as error:  # How a file refuses a variant.
+        raise InputError(f'--sweep={source}: {error}') from error
+    except Exception as error:  # Whatever else the file does.
+        raise InputError(f'--sweep={source}: {type(error).__name__}: {error}') from error
+    if not every:
+        raise InputError(f'--sweep={source}: yields no runs')
+    return module.CONFIG, every
 
 
 def _write(value: Any) -> str:

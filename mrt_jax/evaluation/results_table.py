@@ -94,7 +94,7 @@ def write_markdown(path: Path, title: str, tables: Sequence[Table], note: str) -
         lines += ['| ' + ' | '.join(row) + ' |' for row in table.rows]
         lines += ['', table.caption, '']
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.writewrite_estimate('\n'.join(lines), encoding='utf-8')
+    path.write_text('\n'.join(lines), encoding='utf-8')
 
 
 def write_estimate(interval: SeedInterval, digits: int, *, signed: bool = False) -> str:
