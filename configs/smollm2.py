@@ -32,7 +32,7 @@ def get_config(variant: str = 'demo') -> ml_collections.ConfigDict:
         return _adapt(countdown.reinforcement(**countdown.RECIPES[variant]))
     if variant == 'demo':
         config = countdown.comparison(arms=('mrt',), seeds=(0,), equal_tokens=False)
-        config.baseline = 'mrt'
+        config.reference_arm = 'mrt'
         return _adapt(config)
     raise ValueError(f'configs/smollm2.py has no variant {variant!r}; it has demo, mrt, grpo, sft')
 

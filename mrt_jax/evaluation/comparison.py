@@ -174,8 +174,8 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
     the most, with the same seed, train on until they have sampled as many, and are evaluated again.
 
     Args:
-        config: a config of reinforcement learning with `arms`, overrides by name, `baseline`, the
-            name of one of them, and `seeds`.
+        config: a config of reinforcement learning with `arms`, overrides by name, `reference_arm`,
+            the name of one of them, and `seeds`.
         workdir: each run in `runs/ARM-SEED`, each evaluation in `evaluations/`, the report in
             `report/`.
         note: shown on the page, for example the command.
@@ -188,9 +188,9 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
     """
     if not config.arms or not config.seeds:
         raise InputError('a comparison needs at least one entry in arms and one in seeds')
-    if config.baseline not in config.arms:
+    if config.reference_arm not in config.arms:
         raise InputError(
-            f'baseline={config.baseline!r} is none of the arms, {", ".join(config.arms)}'
+            f'reference_arm={config.reference_arm!r} is none of the arms, {", ".join(config.arms)}'
         )
     configs = {
         (arm, seed): arm_config(config, arm, seed) for arm in config.arms for seed in config.seeds
@@ -224,7 +224,7 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
                     return None
             results[arm + EQUAL_TOKENS] = _contestant(examination, arm, EQUAL_TOKENS)
     title = f'{config.task}: outcome reward and MRT from one warm start'
-    baseline = config.baseline
+    baseline = config.reference_arm
     references = [
         name for name in (WARM_START, baseline, baseline + EQUAL_TOKENS) if name in results
     ]

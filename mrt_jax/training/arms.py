@@ -2,7 +2,7 @@
 
 from typing import Any
 
-OF_THE_COMPARISON = ('arms', 'baseline', 'seeds', 'equal_tokens')
+OF_THE_COMPARISON = ('arms', 'reference_arm', 'seeds', 'equal_tokens')
 
 
 def arm_config(config: Any, arm: str, seed: int) -> Any:

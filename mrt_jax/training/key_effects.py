@@ -18,7 +18,7 @@ class Condition:
     """When a key has an effect.
 
     Attributes:
-        holds: whether it has, in a run of this config.
+        holds: whether it has, in a run of this config; where a key has several, all must hold.
         otherwise: why it has none, and what to set.
     """
 
@@ -32,7 +32,22 @@ _SAMPLES = Condition(
 )
 _HAS_PROGRESS = Condition(
     lambda config: config.credit != 'none',
-    "credit='none' gives no credit for progress: set credit to scalar, episode or to_go",
+    "credit='none' gives no credit for progress: set credit",
+)
+_DOES_NOT_CANCEL = Condition(
+    # MRT section 3.2: r' = r + alpha (r - J) is then (1 + alpha) r up to a number that all share.
+    lambda config: config.normalise != 'together' or not (
+        config.outcome_weight == 0 or _shares_prefix(config)
+    ),
+    "normalise='together' divides by what it multiplies: set normalise, or what keeps outcome and "
+    'progress apart, such as bonus or prefixes_per_group',
+)
+_WEIGHS_OUTCOME = Condition(
+    lambda config: config.outcome_weight == 0 or config.normalise == 'none' or (
+        config.normalise == 'together' and config.credit != 'none' and not _shares_prefix(config)
+    ),
+    "the outcome's own deviation, which it is divided by, has the same weight: set normalise to "
+    'none, or to together with a credit, or outcome_weight to 0',
 )
 _ASKS_PROVER = Condition(
     lambda config: config.credit != 'none' or config.evaluate_every > 0,
@@ -50,26 +65,38 @@ _MOVES_AWAY = Condition(
     'the first update on a batch begins at the policy that sampled it, where no ratio leaves 1: '
     'set updates_per_step to 2 or more',
 )
+_HAS_AIM = Condition(
+    lambda config: config.aim != 'own', "aim='own' has no k: set aim to pass_at_k or maj_at_k"
+)
+_HAS_PREFIXES = Condition(
+    lambda config: config.credit == 'prefix',
+    'without prefixes no group goes on from them: set credit to prefix',
+)
 _WEIGHS_MISMATCH = Condition(
     lambda config: config.mismatch.level != 'none',
     "mismatch.level='none' weighs nothing: set mismatch.level to token or sequence",
 )
 
 _ALL = {
-    'sampling.top_k': _SAMPLES,
-    'sampling.top_p': _SAMPLES,
-    'sampling.min_p': _SAMPLES,
+    'sampling.top_k': (_SAMPLES,),
+    'sampling.top_p': (_SAMPLES,),
+    'sampling.min_p': (_SAMPLES,),
 }
-CONDITIONS: Mapping[str, Mapping[str, Condition]] = {
+CONDITIONS: Mapping[str, Mapping[str, tuple[Condition, ...]]] = {
     'rl': _ALL | {
-        'alpha': _HAS_PROGRESS,
-        'branches': _ASKS_PROVER,
-        'prover_rounds': _ASKS_PROVER,
-        'length_penalty_weight': _PENALISES_LENGTH,
-        'clip_low': _MOVES_AWAY,
-        'clip_high': _MOVES_AWAY,
-        'mismatch.bound': _WEIGHS_MISMATCH,
-        'mismatch.most': _WEIGHS_MISMATCH,
+        'alpha': (_HAS_PROGRESS, _DOES_NOT_CANCEL),
+        'outcome_weight': (_WEIGHS_OUTCOME,),
+        'aim_k': (_HAS_AIM,),
+        'refresh_prefixes_every': (_HAS_PREFIXES,),
+        'prefixes_per_group': (_HAS_PREFIXES,),
+        'bonus': (_HAS_PREFIXES,),
+        'branches': (_ASKS_PROVER,),
+        'prover_rounds': (_ASKS_PROVER,),
+        'length_penalty_weight': (_PENALISES_LENGTH,),
+        'clip_low': (_MOVES_AWAY,),
+        'clip_high': (_MOVES_AWAY,),
+        'mismatch.bound': (_WEIGHS_MISMATCH,),
+        'mismatch.most': (_WEIGHS_MISMATCH,),
     },
     'sft': _ALL,
 }
@@ -94,8 +121,8 @@ def check_effects(config: Any, keys: Iterable[str]) -> None:
 def why_mute(config: Any, key: str) -> str | None:
     """Why a key has no effect, None if it has. In a comparison, an effect on one arm is one."""
     if config.objective != 'compare':
-        condition = CONDITIONS.get(config.objective, {}).get(key)
-        return None if condition is None or condition.holds(config) else condition.otherwise
+        conditions = CONDITIONS.get(config.objective, {}).get(key, ())
+        return next((one.otherwise for one in conditions if not one.holds(config)), None)
     if key == 'seed':
         return 'a comparison trains with those in seeds: set seeds'
     top, _, rest = key.partition('.')
@@ -110,6 +137,14 @@ def why_mute(config: Any, key: str) -> str | None:
         for arm in config.arms
     ]
     return None if None in reasons else reasons[-1]
+
+
+def _shares_prefix(config: Any) -> bool:
+    """Whether progress is, in every group, the outcome less a number that all of it share."""
+    return (
+        config.credit == 'prefix' and config.bonus == 'all' and config.prefixes_per_group == 1
+        and config.length_penalty == 'none' and config.aim == 'own'
+    )
 
 
 def _sets(overrides: Any, key: str) -> bool:

@@ -5,16 +5,19 @@ import json
 
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import pytest
 
 from configs import countdown, math, smollm2
 from mrt_jax.errors import InputError
 from mrt_jax.evaluation import comparison
+from mrt_jax.methods.credit import Outcomes, Starts, assign_credit
 from mrt_jax.methods.experience import explore
-from mrt_jax.training import reinforcement
+from mrt_jax.training import collect
 from mrt_jax.training.arms import OF_THE_COMPARISON, arm_config
 from mrt_jax.training.key_effects import CONDITIONS, check_effects, why_mute
 from mrt_jax.training.objectives import KINDS, train
+from mrt_jax.training.rl_setup import read_credit
 from tests.training.noted_config import NotedConfig, declared_keys
 from tests.training.run_configs import keep_data_in, save_untrained_policy, small_run
 
@@ -29,6 +32,7 @@ EVALUATION = dict(num_problems=2, num_samples=1, batch_rows=2, max_boundaries=3,
 # Values that differ from those of every shipped config.
 OTHER = {
     'alpha': 0.3, 'branches': 6, 'prover_rounds': 2, 'length_penalty_weight': 0.7,
+    'aim_k': 3, 'refresh_prefixes_every': 7, 'prefixes_per_group': 2, 'bonus': 'all',
     'clip_low': 0.11, 'clip_high': 0.12, 'mismatch.bound': 'mask', 'mismatch.most': 3.0,
 }
 
@@ -114,9 +118,9 @@ def test_mute_keys_change_nothing(policy, tmp_path, monkeypatch):
         found = explore(*args, **kwargs)
         return dataclasses.replace(found, rewards_B=jnp.arange(len(found.rewards_B)) % 2.0)
 
-    monkeypatch.setattr(reinforcement, 'explore', explore_luckily)
-    filters = {'sampling.top_k', 'sampling.top_p', 'sampling.min_p'}
-    assert OTHER.keys() | filters == CONDITIONS['rl'].keys(), 'OTHER needs a value for each'
+    monkeypatch.setattr(collect, 'explore', explore_luckily)
+    others = {'sampling.top_k', 'sampling.top_p', 'sampling.min_p', 'outcome_weight'}
+    assert OTHER.keys() | others == CONDITIONS['rl'].keys(), 'OTHER needs a value for each'
     runs = []
     for changes in ({}, OTHER):
         config = small_run(policy, variant='grpo', num_steps=2)
@@ -132,7 +136,12 @@ def test_mute_keys_change_nothing(policy, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(('key', 'cure'), {
     'alpha': {'credit': 'scalar'},
-    'branches': {'credit': 'episode'},
+    'branches': {'credit': 'prefix'},
+    'aim_k': {'aim': 'pass_at_k'},
+    'refresh_prefixes_every': {'credit': 'prefix'},
+    'prefixes_per_group': {'credit': 'prefix'},
+    'bonus': {'credit': 'prefix'},
+    'outcome_weight': {'normalise': 'none'},
     'prover_rounds': {'evaluate_every': 2},
     'length_penalty_weight': {'length_penalty': 'arora'},
     'clip_low': {'updates_per_step': 2},
@@ -149,6 +158,43 @@ def test_a_key_has_its_effect_where_the_message_says(key, cure):
     check_effects(config, [key])
 
 
+@pytest.mark.parametrize('changes', [
+    {'credit': 'prefix', 'bonus': 'all'},
+    {'credit': 'prefix', 'bonus': 'all', 'baseline': 'termination'},
+    {'credit': 'prefix', 'bonus': 'continue'},
+    {'credit': 'prefix', 'bonus': 'all', 'prefixes_per_group': 2},
+    {'credit': 'prefix', 'bonus': 'all', 'length_penalty': 'kimi'},
+    {'credit': 'prefix', 'bonus': 'all', 'normalise': 'separate'},
+    {'credit': 'prefix', 'bonus': 'all', 'normalise': 'none'},
+    {'credit': 'prefix', 'bonus': 'all', 'normalise': 'outcome'},
+    {'credit': 'prefix', 'outcome_weight': 0.0},
+    {'credit': 'none'},
+])
+def test_weights_are_mute_where_they_cancel(changes):
+    """The table says that a weight has no effect exactly where the advantages are the same."""
+    rng = np.random.default_rng(0)
+    rewards_B = np.array([1, 0, 1, 1, 0, 1, 0, 0], np.float32)
+    success_B = np.repeat([0.25, 0.75], 4).astype(np.float32)
+    if changes.get('prefixes_per_group', 1) == 1:
+        success_B[:] = 0.25
+    stopped_B = np.arange(8) % 4 >= 2 if 'prefixes_per_group' in changes else np.arange(8) >= 4
+    outcomes = Outcomes(
+        rewards_B, rng.integers(3, 9, 8), np.ones((8, 2), bool), np.zeros(8, np.int32)
+    )
+
+    def advantages(**weights):
+        config = countdown.reinforcement(**{'normalise': 'together', **changes, **weights})
+        starts = Starts(success_B, stopped_B) if config.credit == 'prefix' else None
+        return config, assign_credit(read_credit(config), outcomes, starts).advantages_BT
+
+    config, before_BT = advantages()
+    for name in ('alpha', 'outcome_weight'):
+        if config[name]:
+            moved_BT = advantages(**{name: 0.4})[1]
+            mute = why_mute(config, name) is not None
+            assert mute == bool(np.allclose(before_BT, moved_BT, atol=2e-3)), name
+
+
 def test_greedy_sampling_filters_nothing():
     for config in (countdown.get_config('mrt'), countdown.get_config('sft')):
         check_effects(config, ['sampling.top_k'])
@@ -159,7 +205,8 @@ def test_greedy_sampling_filters_nothing():
 
 def test_in_a_comparison_an_effect_on_one_arm_is_enough():
     config = countdown.get_config('demo')
-    check_effects(config, ['alpha', 'baseline', 'seeds', 'evaluation.branches', 'arms.mrt.credit'])
+    check_effects(config, ['alpha', 'reference_arm', 'seeds', 'evaluation.branches'])
+    check_effects(config, ['arms.mrt.credit'])
     for key, reason in {
         'seed': 'set seeds', 'credit': r'set arms\.mrt\.credit',
         'length_penalty_weight': "length_penalty='none'",
