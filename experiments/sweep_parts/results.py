@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,12 @@ def write_results(sweep: Sweep, by: str) -> Path:
     content = _to_json(sweep, settings, budgets, by, strays)
     write_whole(folder / 'results.json', json.dumps(content, indent=1, allow_nan=False) + '\n')
     write_whole(folder / 'results.csv', _to_csv(settings, keys))
-    picture = folder / 'results.png'
+    picture, axis = folder / 'results.png', _numeric_key(settings) if finished else None
     picture.unlink(missing_ok=True)
-    if budgets and (axis := _numeric_key(settings)):
+    if axis:
         _draw(picture, settings, axis, budgets, by)
-    tables = [_ranking(settings, keys, budgets, by, strays), *_not_finished(outcomes)]
-    command = ' '.join([f'--sweep={sweep.source}', f'--config={sweep.config}', *sweep.shared])
+    tables = [_ranking(settings, keys, budgets, by, strays, axis), *_not_finished(outcomes)]
+    command = shlex.join([f'--sweep={sweep.source}', f'--config={sweep.config}', *sweep.shared])
     file = folder / 'results.md'
     write_markdown(file, f'Sweep {sweep.source}', tables, f'python -m experiments.sweep {command}')
     return file
@@ -181,7 +182,7 @@ def _draw(
 
 def _ranking(
     settings: Sequence[Setting], keys: Sequence[str], budgets: Sequence[int], by: str,
-    strays: Sequence[str],
+    strays: Sequence[str], axis: str | None,
 ) -> Table:
     measures = headline_measures(max(budgets, default=0))
     rows = []
@@ -210,6 +211,8 @@ def _ranking(
         'interval of a difference holds 0, the two cannot be told apart. Sampled tokens are those '
         "of training, the meta-prover's included."
     )
+    if axis:
+        caption += f' results.png draws it against {axis}, single seeds as small dots.'
     constant = {
         key: value for key, value in settings[0].overrides.items() if key not in keys
     }
