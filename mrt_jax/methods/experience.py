@@ -199,6 +199,7 @@ def prove(
     sampling: SamplingConfig,
     rounds: int = 1,
     asked_BE: np.ndarray | None = None,
+    common_draws: bool = False,
 ) -> Proof:
     """Asks the meta-prover at every boundary: J_r(mu(. | x, z_{0:j})), Def. 4.1.
 
@@ -207,6 +208,7 @@ def prove(
         rounds: 1, or 2: half of the answers at every boundary, then M more at those
             `boundaries_in_doubt`, which are half of them at most. M is even.
         asked_BE: bool, the boundaries to ask at; None: all. J is 0 at the others.
+        common_draws: the boundaries of a trace share their random numbers, see `branch_keys`.
     """
     mask_BE = np.array(experience.episodes.mask_BE)
     mask_BE[len(answers) :] = False
@@ -214,7 +216,7 @@ def prove(
         mask_BE &= asked_BE
     ask = functools.partial(
         _ask, model, params, reader, experience, answers, max_answer_tokens=max_answer_tokens,
-        sampling=sampling,
+        sampling=sampling, common_draws=common_draws,
     )
     answered = [ask(mask_BE, keys_B, branches=branches // rounds)]
     if rounds == 2:
@@ -256,6 +258,7 @@ def _ask(
     branches: int,
     max_answer_tokens: int,
     sampling: SamplingConfig,
+    common_draws: bool,
 ) -> _Answered:
     """Samples and judges answers at some boundaries."""
     rollout, episodes = experience.rollout, experience.episodes
@@ -272,6 +275,7 @@ def _ask(
         branches=branches,
         max_answer_tokens=max_answer_tokens,
         sampling=sampling,
+        common_draws=common_draws,
     )
     correct_BEM = _judge_branches(reader, experience, sampled, answers, mask_BE)
     return _Answered(
