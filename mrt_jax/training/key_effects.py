@@ -65,6 +65,19 @@ _MOVES_AWAY = Condition(
     'the first update on a batch begins at the policy that sampled it, where no ratio leaves 1: '
     'set updates_per_step to 2 or more',
 )
+_USES_CURVES = Condition(
+    lambda config: config.credit not in ('none', 'prefix'),
+    'no J along the trace goes into the credit: set credit to scalar, episode, to_go or anytime',
+)
+_ASKS_ALONG_TRACE = Condition(
+    lambda config: config.credit not in ('none', 'prefix') or config.evaluate_every > 0,
+    'the meta-prover is not asked at several boundaries of a trace: set credit to scalar, episode, '
+    'to_go or anytime, or set evaluate_every',
+)
+_WEIGHS_PROGRESS = Condition(
+    lambda config: config.credit in ('scalar', 'episode', 'to_go'),
+    'this credit has no standard error: set credit to scalar, episode or to_go',
+)
 _HAS_AIM = Condition(
     lambda config: config.aim != 'own', "aim='own' has no k: set aim to pass_at_k or maj_at_k"
 )
@@ -86,6 +99,9 @@ CONDITIONS: Mapping[str, Mapping[str, tuple[Condition, ...]]] = {
     'rl': _ALL | {
         'alpha': (_HAS_PROGRESS, _DOES_NOT_CANCEL),
         'outcome_weight': (_WEIGHS_OUTCOME,),
+        'common_draws': (_ASKS_ALONG_TRACE,),
+        'shrinkage': (_USES_CURVES,),
+        'weigh_by_stderr': (_WEIGHS_PROGRESS,),
         'aim_k': (_HAS_AIM,),
         'refresh_prefixes_every': (_HAS_PREFIXES,),
         'prefixes_per_group': (_HAS_PREFIXES,),

@@ -32,7 +32,7 @@ EVALUATION = dict(num_problems=2, num_samples=1, batch_rows=2, max_boundaries=3,
 # Values that differ from those of every shipped config.
 OTHER = {
     'alpha': 0.3, 'branches': 6, 'prover_rounds': 2, 'length_penalty_weight': 0.7,
-    'aim_k': 3, 'refresh_prefixes_every': 7, 'prefixes_per_group': 2, 'bonus': 'all',
+    'common_draws': True, 'shrinkage': 'walk', 'aim_k': 3, 'refresh_prefixes_every': 7, 'prefixes_per_group': 2, 'bonus': 'all',
     'clip_low': 0.11, 'clip_high': 0.12, 'mismatch.bound': 'mask', 'mismatch.most': 3.0,
 }
 
@@ -123,8 +123,9 @@ def test_mute_keys_change_nothing(policy, tmp_path, monkeypatch):
         return dataclasses.replace(found, rewards_B=jnp.arange(len(found.rewards_B)) % 2.0)
 
     monkeypatch.setattr(collect, 'explore', explore_luckily)
-    others = {'sampling.top_k', 'sampling.top_p', 'sampling.min_p', 'outcome_weight'}
-    assert OTHER.keys() | others == CONDITIONS['rl'].keys(), 'OTHER needs a value for each'
+    elsewhere = {'sampling.top_k', 'sampling.top_p', 'sampling.min_p', 'outcome_weight'}
+    refused = {'weigh_by_stderr'}  # By `CreditConfig` itself.
+    assert OTHER.keys() | elsewhere | refused == CONDITIONS['rl'].keys(), 'OTHER lacks a value'
     runs = []
     for changes in ({}, OTHER):
         config = small_run(policy, variant='grpo', num_steps=2)
@@ -141,6 +142,9 @@ def test_mute_keys_change_nothing(policy, tmp_path, monkeypatch):
 @pytest.mark.parametrize(('key', 'cure'), {
     'alpha': {'credit': 'scalar'},
     'branches': {'credit': 'prefix'},
+    'common_draws': {'credit': 'to_go'},
+    'shrinkage': {'credit': 'anytime'},
+    'weigh_by_stderr': {'credit': 'scalar'},
     'aim_k': {'aim': 'pass_at_k'},
     'refresh_prefixes_every': {'credit': 'prefix'},
     'prefixes_per_group': {'credit': 'prefix'},
