@@ -29,10 +29,11 @@ SHIPPED = {
 }
 EVALUATION = dict(num_problems=2, num_samples=1, batch_rows=2, max_boundaries=3, branches=2,
                   budgets=(30, 50))
-# Values that differ from those of every shipped config.
+# Values that grpo has not.
 OTHER = {
     'alpha': 0.3, 'branches': 6, 'prover_rounds': 2, 'length_penalty_weight': 0.7,
-    'common_draws': True, 'shrinkage': 'walk', 'aim_k': 3, 'refresh_prefixes_every': 7, 'prefixes_per_group': 2, 'bonus': 'all',
+    'common_draws': True, 'shrinkage': 'walk', 'aim_k': 3, 'refresh_prefixes_every': 7,
+    'prefixes_per_group': 2, 'bonus': 'all',
     'clip_low': 0.11, 'clip_high': 0.12, 'mismatch.bound': 'mask', 'mismatch.most': 3.0,
 }
 
