@@ -43,11 +43,9 @@ _DOES_NOT_CANCEL = Condition(
     'progress apart, such as bonus or prefixes_per_group',
 )
 _WEIGHS_OUTCOME = Condition(
-    lambda config: config.outcome_weight == 0 or config.normalise == 'none' or (
-        config.normalise == 'together' and config.credit != 'none' and not _shares_prefix(config)
-    ),
-    "the outcome's own deviation, which it is divided by, has the same weight: set normalise to "
-    'none, or to together with a credit, or outcome_weight to 0',
+    lambda config: config.normalise != 'together' or not _shares_prefix(config),
+    "normalise='together' divides by what it multiplies: set normalise, or what keeps outcome and "
+    'progress apart, such as bonus or prefixes_per_group',
 )
 _ASKS_PROVER = Condition(
     lambda config: config.credit != 'none' or config.evaluate_every > 0,

@@ -150,7 +150,6 @@ def test_mute_keys_change_nothing(policy, tmp_path, monkeypatch):
     'refresh_prefixes_every': {'credit': 'prefix'},
     'prefixes_per_group': {'credit': 'prefix'},
     'bonus': {'credit': 'prefix'},
-    'outcome_weight': {'normalise': 'none'},
     'prover_rounds': {'evaluate_every': 2},
     'length_penalty_weight': {'length_penalty': 'arora'},
     'clip_low': {'updates_per_step': 2},
