@@ -52,7 +52,7 @@ def _adapt(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.task = TASK
     config.max_thinking_tokens = 150  # five attempts and the jumps between them
     config.max_answer_tokens = 14  # an expression in four numbers, and the end of the turn
-    config.evaluation.budgets = (35, 60, 85, 110, 135, 160, 185)
+    config.update({'evaluation': {'budgets': (35, 60, 85, 110, 135, 160, 185)}})
     return config
 
 
