@@ -60,6 +60,7 @@ def test_warm_starts(policy, variant, tmp_path):
     config = backtrack.get_config(variant)
     config.update(num_steps=3, rows_per_step=4, microbatch_rows=4, parent='')
     config.model.update(width=32, num_layers=2, head_width=16, ffn_width=48)
+    config.optimizer.update(warmup_steps=1, learning_rate=1e-2)
     assert train_supervised(config, tmp_path)
     losses = [step['loss'] for step in read_steps(tmp_path)]
     assert losses[-1] < losses[0]
