@@ -57,7 +57,7 @@ def plot_accuracy(curves: Mapping[str, Sequence[Curve]], theme: Theme) -> Figure
             label_axes(axes, theme, 'tokens spent: prompt, thought and answers', 'Accuracy')
     x = [x for some in curves.values() for curve in some for x in curve.x]
     for axes in panels:
-        _octaves(axes, min(x), max(x))
+        _octaves(axes, max(min(x), 1.0), max(x))  # Costs of nothing have no place on it.
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     order = [name for name in (ONE_ANSWER, VOTES, *_WHOLE) if name in names]
     for name in order:
@@ -73,7 +73,8 @@ def _draw_accuracy(axes: Axes, curves: Mapping[str, Curve], theme: Theme) -> dic
     while boundary_name(len(boundaries)) in curves:
         boundaries.append(curves[boundary_name(len(boundaries))])
     if boundaries:
-        thin = {'linestyle': (0, (3, 1.5)), 'linewidth': 1.3, 'marker': '.', 'markersize': 5.0}
+        thin = {'linestyle': (0, (3, 1.5)), 'linewidth': 1.3, 'marker': '.', 'markersize': 5.0,
+                'markeredgewidth': 0}
         # Votes at the empty prefix are the direct answers'.
         last = len(boundaries) - 1
         for place in np.unique(np.linspace(1, last, MOST_FANS).round().astype(int))[: last]:
@@ -114,7 +115,7 @@ def _octaves(axes: Axes, low: float, high: float) -> None:
     axes.set_xscale('log', base=2)
     axes.set_xlim(low / 1.2, high * 1.2)
     powers = np.arange(np.ceil(np.log2(low / 1.2)), np.floor(np.log2(high * 1.2)) + 1)
-    tick_at(axes, [int(2**power) for power in powers])
+    tick_at(axes, (2.0**powers).tolist())
 
 
 def plot_curves(

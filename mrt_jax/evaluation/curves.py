@@ -247,7 +247,7 @@ def _lost(trace: Trace, counts: Sequence[int], budgets: Sequence[int]) -> np.nda
     tokens_EK, votes_EK = boundary_votes(trace, counts)
     areas_2X = np.stack(
         stop_or_go_on(tokens_EK[:-1], votes_EK[:-1], tokens_EK[1:, 0], votes_EK[1:, 0])
-    ) if len(tokens_EK) > 1 else np.zeros((2, 0))
+    )
     return np.stack([areas_2X[:, :budget].sum(axis=1) for budget in budgets], axis=1)
 
 

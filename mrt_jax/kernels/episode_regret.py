@@ -36,9 +36,9 @@ def stop_or_go_on(
     width_X1 = end_X1 - start_X1
     first_X1, next_X1 = votes_XK[:, :1], np.asarray(next_X, float)[:, None]
     knots_XN = np.concatenate([np.minimum(costs_XK, end_X1), end_X1], axis=1)
-    stop_XN = np.stack(
-        [np.interp(*row) for row in zip(knots_XN, costs_XK, votes_XK, strict=True)]
-    ).reshape(knots_XN.shape)
+    stop_XN = np.reshape(
+        [np.interp(*row) for row in zip(knots_XN, costs_XK, votes_XK, strict=True)], knots_XN.shape
+    )
     go_on_XN = first_X1 + (knots_XN - start_X1) / width_X1 * (next_X1 - first_X1)
     short_X = _area_above_zero(np.diff(knots_XN, axis=1), stop_XN - go_on_XN)
     return short_X, short_X + (width_X1 * (first_X1 + next_X1) / 2)[:, 0]
