@@ -137,6 +137,10 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.max_boundaries = 8
     config.branches = 4  # M, answers at each boundary
     config.prover_rounds = 1  # 2: half of M everywhere, the rest where neighbours are in doubt
+    # Against the noise of J; experiments/results/variance.md has what each is worth.
+    config.common_draws = False  # the boundaries of a trace share their random numbers
+    config.shrinkage = 'none'  # of J towards other boundaries: none | trace | group | walk
+    config.weigh_by_stderr = False  # progress counts the less the less surely J is known
 
     # Credit: outcome_weight x outcome + alpha x progress, less a baseline, by a normaliser.
     config.credit = 'none'  # progress: none | scalar | episode | to_go | anytime | prefix

@@ -188,6 +188,7 @@ def ask_prover(
         jax.device_put(split_by_row(jax.random.fold_in(key, _PROVER), setup.rows), by_row),
         branches=setup.config.branches, max_answer_tokens=setup.config.max_answer_tokens,
         sampling=setup.sampling, rounds=setup.config.prover_rounds, asked_BE=asked_BE,
+        common_draws=setup.config.common_draws,
     )
 
 
