@@ -61,6 +61,11 @@ def define_flags() -> None:
         "Policy that token_efficiency compares with. By default that of the comparison's config, "
         'else the first.',
     )
+    flags.DEFINE_string(
+        'episodes', '',
+        'Only traces with so many episodes, such as 3 or 3-5, as the panels of MRT Fig. 3. '
+        'By default all; one with fewer than others then counts with its last boundary.',
+    )
     flags.DEFINE_list(
         'budgets', [],
         'Token budgets of the regret, prompt included, increasing. By default eight even steps to '
@@ -85,6 +90,7 @@ def main(argv: Sequence[str]) -> None:
         workdirs=values.workdir,
         policies=values.policy,
         baseline=values.baseline,
+        episodes=values.episodes,
         budgets=parse_budgets(values.budgets) if values.budgets else [],
         estimator=values.estimator,
         paper_exact=values.paper_exact,
@@ -101,6 +107,7 @@ def plot(
     workdirs: Sequence[str] = (),
     policies: Sequence[str] = (),
     baseline: str | None = None,
+    episodes: str = '',
     budgets: Sequence[int | float] = (),
     estimator: str = 'forced',
     paper_exact: bool = False,
@@ -117,7 +124,7 @@ def plot(
     check_estimator(estimator, paper_exact)
     from experiments.plot_inputs import read_inputs
 
-    inputs = read_inputs(traces, workdirs, policies, baseline)
+    inputs = read_inputs(traces, workdirs, policies, baseline, episodes)
     cli.make_folder(output)
 
     from experiments.figures import FIGURES, NothingToDraw, Settings

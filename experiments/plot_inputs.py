@@ -32,7 +32,11 @@ class Inputs:
 
 
 def read_inputs(
-    files: Sequence[str], workdirs: Sequence[str], policies: Sequence[str], baseline: str | None
+    files: Sequence[str],
+    workdirs: Sequence[str],
+    policies: Sequence[str],
+    baseline: str | None,
+    episodes: str = '',
 ) -> Inputs:
     """Reads files of traces, and workdirs: their evaluations, and the metrics of their runs.
 
@@ -43,6 +47,7 @@ def read_inputs(
         policies: those to draw, in order; none: all.
         baseline: the policy that others are compared with; None: that of the first workdir's
             config, else the first policy.
+        episodes: '3' or '3-5': only traces with so many; '': all.
 
     Raises:
         InputError: naming the file and line, or the policy that is not there.
@@ -70,7 +75,28 @@ def read_inputs(
     if policies:
         runs = {name: seeds for name, seeds in runs.items() if name in policies}
     traces = {name: [read_trace(line) for line in some] for name, some in lines.items()}
+    if episodes:
+        low, high = read_episodes(episodes)
+        for name, some in traces.items():
+            kept = [place for place, one in enumerate(some) if low < len(one.tokens) <= high + 1]
+            if not kept:
+                raise InputError(f'--episodes={episodes}: {name} has no trace of so many')
+            traces[name] = [some[place] for place in kept]
+            lines[name] = [lines[name][place] for place in kept]
     return Inputs(lines, traces, runs, baseline)
+
+
+def read_episodes(text: str) -> tuple[int, int]:
+    """The fewest and the most episodes that the flag --episodes allows.
+
+    Raises:
+        InputError: it is not a number or two in order.
+    """
+    low, dash, high = text.partition('-')
+    numbers = [low, high] if dash else [low, low]
+    if not all(number.isdecimal() for number in numbers) or int(numbers[0]) > int(numbers[1]):
+        raise InputError(f'--episodes={text}: give a number of episodes, or two such as 3-5')
+    return int(numbers[0]), int(numbers[1])
 
 
 def _trace_files(workdir: Path) -> list[Path]:

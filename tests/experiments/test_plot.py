@@ -149,6 +149,20 @@ def test_traces_of_others_are_drawn_as_far_as_they_say(tmp_path, capsys):
     assert 'left out length_training: needs a workdir' in said
 
 
+def test_traces_are_chosen_by_their_episodes(workdir, tmp_path):
+    chosen = read_inputs([], [str(workdir)], ['mrt'], None, '2-3')
+    every = read_inputs([], [str(workdir)], ['mrt'], None)
+    expected = [trace for trace in every.traces['mrt'] if len(trace.tokens) in (3, 4)]
+    assert list(chosen.traces['mrt']) == expected
+    assert 0 < len(chosen.lines['mrt']) == len(expected) < len(every.traces['mrt'])
+    plot('accuracy_tokens', tmp_path, workdirs=[str(workdir)], policies=['mrt'], episodes='2')
+    series = {row['series'] for row in read_table(tmp_path, 'accuracy_tokens')}
+    assert 'boundary 2, maj@k' in series and 'boundary 3, maj@k' not in series
+    for text, said in (('3-2', 'give a number'), ('x', 'give a number'), ('99', 'no trace of so')):
+        with pytest.raises(InputError, match=f'--episodes={text}: .*{said}'):
+            plot('regret', tmp_path, workdirs=[str(workdir)], episodes=text)
+
+
 def test_one_figure_that_cannot_be_drawn_is_an_error(tmp_path, workdir):
     write_lines(tmp_path / 'theirs.jsonl', FOREIGN)
     theirs = [str(tmp_path / 'theirs.jsonl')]
