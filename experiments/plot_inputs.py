@@ -156,11 +156,12 @@ def _config_baseline(workdirs: Sequence[str]) -> str | None:
         config = Path(workdir) / 'config.json'
         if config.is_file():
             try:
-                baseline = json.loads(config.read_text('utf-8')).get('baseline')
+                settings = json.loads(config.read_text('utf-8'))
             except ValueError as error:
                 raise InputError(f'{config}: is not JSON: {error}') from error
-            if baseline is not None:
-                return baseline
+            # In the config of a single run the key is the baseline of its advantages.
+            if 'arms' in settings:
+                return settings.get('baseline')
     return None
 
 

@@ -36,7 +36,7 @@ def workdir(tmp_path_factory):
     """What a comparison of two arms over two seeds leaves."""
     folder = tmp_path_factory.mktemp('runs') / 'compare'
     (folder / 'evaluations').mkdir(parents=True)
-    (folder / 'config.json').write_text(json.dumps({'baseline': 'grpo'}))
+    (folder / 'config.json').write_text(json.dumps({'arms': {}, 'baseline': 'grpo'}))
     solve = {'grpo': 0.2, 'mrt': 0.6, 'warm start': 0.1}
     for name, chance in solve.items():
         for seed in (0, 1):
