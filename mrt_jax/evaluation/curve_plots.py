@@ -216,11 +216,11 @@ def _draw_ratio(
 
 
 def write_ratio(efficiency: Efficiency) -> str:
-    """The ratio with its interval, as `1.25 [0.90, 1.60]`."""
+    """The ratio with its interval, as `1.25 [0.90, 1.60]`; 0 stands for never."""
     ratio = efficiency.ratio
     if ratio['mean'] is None and efficiency.accuracy['mean']:
         return f'not reached\n({efficiency.not_reached:.0%} of resamples)'
     low, mean, high = (
-        '–' if ratio[key] is None else f'{ratio[key]:.2f}' for key in ('low', 'mean', 'high')
+        '–' if ratio[key] is None else f'{ratio[key]:.2f}' if ratio[key] else '0' for key in ('low', 'mean', 'high')
     )
     return f'{mean} [{low}, {high}]'
