@@ -221,6 +221,7 @@ def write_ratio(efficiency: Efficiency) -> str:
     if ratio['mean'] is None and efficiency.accuracy['mean']:
         return f'not reached\n({efficiency.not_reached:.0%} of resamples)'
     low, mean, high = (
-        '–' if ratio[key] is None else f'{ratio[key]:.2f}' if ratio[key] else '0' for key in ('low', 'mean', 'high')
+        '–' if value is None else f'{value:.2f}' if value else '0'
+        for value in (ratio[key] for key in ('low', 'mean', 'high'))
     )
     return f'{mean} [{low}, {high}]'
