@@ -304,7 +304,8 @@ def _report(
     note: str,
 ) -> Path:
     budgets = list(config.evaluation.budgets)
-    tables = results_tables(results, budgets, references)
+    start = WARM_START if WARM_START in results else None
+    tables = results_tables(results, budgets, references, start)
     write_markdown(folder / 'results.md', title, tables, note)
     pooled = {name: _pool(contestant.seeds) for name, contestant in results.items()}
     return write_report(

@@ -79,7 +79,9 @@ def test_a_comparison_at_equal_updates_and_at_equal_tokens(config, tmp_path):
     assert names[3:] in (['grpo, equal tokens'], ['mrt, equal tokens'])
     table = (tmp_path / 'report' / 'results.md').read_text()
     assert all(f'| {name} |' in table for name in names) and '`command`' in table
-    assert table.count('\n## ') == (3 if names[3].startswith('mrt') else 4)
+    # Differences to each reference; beside those that are not the start, gains too.
+    assert table.count('\n## ') == (4 if names[3].startswith('mrt') else 6)
+    assert '## Beside grpo\n' in table and '## Beside warm start' not in table
     totals = {}
     for arm in ('grpo', 'mrt'):
         lines = (tmp_path / 'runs' / f'{arm}-0' / 'metrics.jsonl').read_text().splitlines()
@@ -135,9 +137,18 @@ def test_tables_compare_with_every_reference(tmp_path):
         name: Contestant([make_records(solve=solve, seed=seed) for seed in range(2)], [])
         for name, solve in {'base': 0.3, 'better': 0.6, 'same': 0.3}.items()
     }
-    tables = results_tables(results, [40, 60], ['base', 'better'])
-    assert [table.title for table in tables] == ['By algorithm', 'Less base', 'Less better']
+    tables = results_tables(results, [20, 40, 60], ['base', 'better'], start='base')
+    assert [table.title for table in tables] == [
+        'By algorithm', 'Less base', 'Less better', 'Beside better'
+    ]
     assert [row[0] for row in tables[2].rows] == ['base', 'same']
+    assert [name for name in tables[0].columns if 'regret at' in name] == [
+        f'normalized regret at {budget} tokens' for budget in (60, 20, 40)
+    ]
+    [(name, gain, on_success, on_votes)] = tables[3].rows
+    assert name == 'same' and float(gain.split()[0]) == pytest.approx(0, abs=0.2)
+    assert on_success.startswith('–')  # It never gets as far as the better one.
+    assert 0 < float(on_votes.split()[0])
     (_, better), (_, same) = (
         (row[0], row[tables[1].columns.index('normalized regret at 60 tokens')])
         for row in tables[1].rows
@@ -147,7 +158,8 @@ def test_tables_compare_with_every_reference(tmp_path):
     lines = (tmp_path / 'results.md').read_text().splitlines()
     assert lines[:4] == ['# Title', '', '`python -m command`', '']
     widths = [line.count(' | ') for line in lines if line.startswith('| ')]
-    assert widths == [6] * 5 + [3] * 8  # The line below the columns counts too.
+    # The line below the columns counts too.
+    assert widths == [9] * 5 + [3] * 8 + [3] * 3
 
 
 def test_a_comparison_of_nothing_is_refused(config, tmp_path):
