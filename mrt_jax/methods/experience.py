@@ -5,8 +5,8 @@ The same four steps serve training and evaluation; they differ in the budgets an
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +116,18 @@ class Experience:
     rewards_B: np.ndarray
 
 
+class RightAnswer(NamedTuple):
+    """A right answer of the meta-prover.
+
+    Attributes:
+        termination: token ids of the text that ended the thought.
+        answer: those sampled behind it, the token that ends a response included.
+    """
+
+    termination: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Proof:
     """What the meta-prover found at the boundaries of a batch of traces.
@@ -124,11 +136,14 @@ class Proof:
         success: J and its standard error at each boundary.
         answer_tokens_BE: float32, mean tokens sampled in an answer; 0 at masked boundaries.
         sampled_tokens: tokens sampled in all branches.
+        right_answers: by row and boundary the first right answer that ended by itself, where there
+            is one.
     """
 
     success: Success
     answer_tokens_BE: np.ndarray
     sampled_tokens: int
+    right_answers: Mapping[tuple[int, int], RightAnswer]
 
 
 def explore(
@@ -213,7 +228,9 @@ def prove(
         answered.append(ask(again_BE, keys_B, branches=branches))
     correct_BEM, mask_BEM, tokens_BEM = (
         np.concatenate(parts, axis=-1)
-        for parts in zip(*map(dataclasses.astuple, answered), strict=True)
+        for parts in zip(
+            *((one.correct_BEM, one.mask_BEM, one.tokens_BEM) for one in answered), strict=True
+        )
     )
     success = success_rate(correct_BEM, mask_BEM)
     counts_BE = np.maximum(np.asarray(success.count_BE), 1)
@@ -221,16 +238,18 @@ def prove(
         success=success,
         answer_tokens_BE=(tokens_BEM.sum(-1) / counts_BE).astype(np.float32),
         sampled_tokens=int(tokens_BEM.sum()),
+        right_answers=answered[-1].right | answered[0].right,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Answered:
-    """Answers of one round: right or not, drawn or not, tokens sampled."""
+    """Answers of one round: right or not, drawn or not, tokens sampled; the first right ones."""
 
     correct_BEM: np.ndarray
     mask_BEM: np.ndarray
     tokens_BEM: np.ndarray
+    right: dict[tuple[int, int], RightAnswer]
 
 
 def _ask(
@@ -262,11 +281,12 @@ def _ask(
         max_answer_tokens=max_answer_tokens,
         sampling=sampling,
     )
-    correct_BEM = _judge_branches(reader, experience, sampled, answers, mask_BE)
+    correct_BEM, right = _judge_branches(reader, experience, sampled, answers, mask_BE)
     return _Answered(
         correct_BEM=correct_BEM,
         mask_BEM=np.broadcast_to(mask_BE[..., None], correct_BEM.shape),
         tokens_BEM=np.asarray(sampled.sampled_BEMA).sum(-1),
+        right=right,
     )
 
 
@@ -292,13 +312,16 @@ def _judge_branches(
     sampled: Branches,
     answers: Sequence[Any],
     mask_BE: np.ndarray,
-) -> np.ndarray:
-    """bool[B, E, M]; equal answers at a boundary are judged once."""
+) -> tuple[np.ndarray, dict[tuple[int, int], RightAnswer]]:
+    """bool[B, E, M], and `Proof.right_answers`; equal answers at a boundary are judged once."""
     tokens_BT = np.asarray(experience.rollout.tokens_BT)
     boundaries_BE = np.asarray(experience.episodes.boundaries_BE)
     tokens_BEMA, lengths_BEM = np.asarray(sampled.tokens_BEMA), np.asarray(sampled.lengths_BEM)
+    texts_BEM = lengths_BEM - np.asarray(sampled.sampled_BEMA).sum(-1)
+    ended_BEM = np.asarray(sampled.ended_BEM)
     correct_BEM = np.zeros(lengths_BEM.shape, bool)
-    for row, column in zip(*np.nonzero(mask_BE), strict=True):
+    right: dict[tuple[int, int], RightAnswer] = {}
+    for row, column in zip(*(axis.tolist() for axis in np.nonzero(mask_BE)), strict=True):
         prefix = tokens_BT[row, : boundaries_BE[row, column]].tolist()
         known: dict[tuple[int, ...], bool] = {}
         for branch, length in enumerate(lengths_BEM[row, column]):
@@ -306,7 +329,10 @@ def _judge_branches(
             if answer not in known:
                 known[answer] = reader.judge([*prefix, *answer], answers[row]).correct
             correct_BEM[row, column, branch] = known[answer]
-    return correct_BEM
+            if known[answer] and ended_BEM[row, column, branch]:
+                text = texts_BEM[row, column, branch]
+                right.setdefault((row, column), RightAnswer(answer[:text], answer[text:]))
+    return correct_BEM, right
 
 
 def spent_tokens(reader: Reader, experience: Experience, proof: Proof) -> np.ndarray:

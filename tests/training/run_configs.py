@@ -13,12 +13,15 @@ from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, countdown_tokenizer
 from tests.tiny import tiny_model
 
 
-def save_untrained_policy(folder: Path) -> str:
-    """A tiny policy folder whose traces have attempts and ends now and then."""
+def save_untrained_policy(folder: Path, sharpness: float = 8) -> str:
+    """A tiny policy folder whose traces have attempts and ends now and then.
+
+    With a `sharpness` of 1 its tokens are nearly uniform; with 8 some of them repeat.
+    """
     tokenizer = countdown_tokenizer()
     # Divisible by 8, for meshes.
     model, params = tiny_model(vocab_size=-(-tokenizer.vocab_size // 8) * 8)
-    params = {**params, 'embedding': 8 * params['embedding']}
+    params = {**params, 'embedding': sharpness * params['embedding']}
     chat = ChatTemplate(CHAT_TEMPLATE, tokenizer.special_tokens)
     eos_ids = (*tokenizer.eos_ids, *range(20, 40))
     return str(save_policy(folder, Policy(model.config, params, tokenizer, chat, eos_ids)))
