@@ -1,5 +1,6 @@
 """Runs small enough for tests: an untrained policy that the countdown tokeniser reads."""
 
+import json
 import os
 from pathlib import Path
 
@@ -42,3 +43,12 @@ def small_run(policy: str, variant: str = 'mrt', **changes) -> ml_collections.Co
 def keep_data_in(folder: Path) -> None:
     """Builds datasets below a folder of the tests rather than the user's."""
     os.environ['MRT_JAX_DATA'] = str(folder)
+
+
+def read_steps(workdir: Path, clocks: bool = False) -> list[dict]:
+    """The lines of a run's metrics; without `clocks` only what is the same when repeated."""
+    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    if clocks:
+        return lines
+    suffixes = ('_seconds', '_per_second')
+    return [{k: v for k, v in line.items() if not k.endswith(suffixes)} for line in lines]

@@ -16,8 +16,12 @@ from mrt_jax.tasks.task import Verdict, get_task
 from mrt_jax.training import fitting, reinforcement, star
 from mrt_jax.training.export import read_workdir
 from mrt_jax.training.objectives import check_config, train
-from tests.training.run_configs import keep_data_in, save_untrained_policy, small_run
-from tests.training.test_reinforcement import read_steps
+from tests.training.run_configs import (
+    keep_data_in,
+    read_steps,
+    save_untrained_policy,
+    small_run,
+)
 
 SMALL = dict(
     problems_per_iteration=4, steps_per_iteration=2, rows_per_step=8, max_answer_tokens=8

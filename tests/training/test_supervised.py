@@ -221,7 +221,7 @@ def test_confidence_is_limited_by_demonstration(layout, n):
     logprobs = [-rng.random(size) for _, size in LENGTHS]
     logprobs_BT, batch = lay_out(*layout, logprobs)
     loss = lambda x_BT: supervised_loss(  # noqa: E731
-        x_BT, np.zeros_like(x_BT), batch, confidence_n=n
+        x_BT, np.zeros(layout, np.float32), batch, confidence_n=n
     )[0]
     value, slope_BT = jax.value_and_grad(loss)(logprobs_BT)
     p = np.array([np.exp(of.sum()) for of in logprobs])
