@@ -197,7 +197,7 @@ def self_taught(**changes: object) -> dict[str, Any]:
     """
     return fine_tuning() | dict(
         objective='star',
-        problems_per_iteration=160,
+        problems_per_iteration=160,  # problems_per_iteration x group_size traces are sampled
         steps_per_iteration=10,  # updates on what an iteration has kept; num_steps are all updates
         selection='progress',  # what is kept: progress, by J | correct, whatever is right
         cut='prefix',  # thoughts end: prefix, at the earliest boundary of highest J | full, nowhere
