@@ -8,7 +8,7 @@ bounds its variance (Yao et al. 2025, truncated importance sampling; Ionides 200
 import jax
 import jax.numpy as jnp
 
-from mrt_jax.kernels.segments import sum_by_segment
+from mrt_jax.kernels.sequences import sum_by_sequence
 
 LEVELS = ('token', 'sequence')
 BOUNDS = ('truncate', 'mask')
@@ -40,7 +40,7 @@ def importance_weights(
     """
     log_RL = jnp.where(sampled_RL, trainer_logprobs_RL - sampler_logprobs_RL, 0)
     if level == 'sequence':
-        log_RL = jnp.where(sampled_RL, sum_by_segment(log_RL, segments_RL), 0)
+        log_RL = jnp.where(sampled_RL, sum_by_sequence(log_RL, segments_RL), 0)
     elif level != 'token':
         raise ValueError(f'level {level!r} is unknown; known: {", ".join(LEVELS)}')
     if bound not in BOUNDS:

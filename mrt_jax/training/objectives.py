@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from mrt_jax.errors import InputError
 from mrt_jax.policies.policy import Policy
-from mrt_jax.training import fitting, reinforcement, star, supervised
+from mrt_jax.training import fitting, reinforcement, rl_setup, star, supervised
 
 
 class Kind(NamedTuple):
@@ -26,7 +26,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     'rl': Kind(
-        reinforcement.prepare, reinforcement.train_policy, reinforcement.finished_policy
+        rl_setup.prepare, reinforcement.train_policy, reinforcement.finished_policy
     ),
     'sft': Kind(supervised.prepare, supervised.train_supervised, fitting.finished_policy),
     'star': Kind(star.prepare, star.train_star, fitting.finished_policy),

@@ -28,7 +28,8 @@ from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.policy import Policy
 from mrt_jax.sharding.rules import use_mesh
 from mrt_jax.tasks.task import Problem
-from mrt_jax.training import reinforcement
+from mrt_jax.training import rl_setup
+from mrt_jax.training.collect import ask_prover, roll_out
 from mrt_jax.training.fitting import check_fitting, make_fit, read_optimizer, save_finished
 from mrt_jax.training.iterations import (
     Iteration,
@@ -39,6 +40,8 @@ from mrt_jax.training.iterations import (
     write_iteration,
 )
 from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
+from mrt_jax.training.reinforcement import validate
+from mrt_jax.training.rl_batch import describe
 from mrt_jax.training.state import TrainState, abstract_state, start_training
 from mrt_jax.training.workdir import check_origin
 
@@ -47,8 +50,8 @@ FINE_TUNE_FROM = ('last', 'start')
 _SAMPLING_KEYS = (
     'seed', 'policy', 'task', 'termination', 'conclusion', 'compute_dtype', 'sampling',
     'max_prompt_tokens', 'max_thinking_tokens', 'max_answer_tokens', 'max_boundaries',
-    'problems_per_iteration', 'prompts_per_step', 'group_size', 'branches', 'prover_rounds',
-    'selection', 'cut', 'keep_per_problem',
+    'window_tokens', 'problems_per_iteration', 'prompts_per_step', 'group_size', 'branches',
+    'prover_rounds', 'common_draws', 'selection', 'cut', 'keep_per_problem',
 )
 _TOTALS = ('sampled_tokens', 'prover_tokens')
 
@@ -63,7 +66,7 @@ class Setup:
         optimizer: of the updates.
     """
 
-    sampler: reinforcement.Setup
+    sampler: rl_setup.Setup
     selection: SelectionConfig
     optimizer: optax.GradientTransformation
 
@@ -105,7 +108,7 @@ def prepare(config: Any) -> Setup:
                 f'{name}={config[name]} must be a multiple of {unit}={config[unit]}, both at '
                 'least 1'
             )
-    sampler = reinforcement.prepare(config)
+    sampler = rl_setup.prepare(config)
     if config.problems_per_iteration > len(sampler.problems):
         raise InputError(
             f'problems_per_iteration={config.problems_per_iteration}, but {config.task} has '
@@ -162,7 +165,7 @@ def train_star(config: Any, workdir: Path) -> bool:
         state, metrics = fit(state, epochs.upcoming())
         epochs.advance(metrics['demonstrations'])
         if config.evaluate_every and (number + 1) % config.evaluate_every == 0:
-            metrics |= reinforcement.validate(setup.sampler, join(state.params, frozen))
+            metrics |= validate(setup.sampler, join(state.params, frozen))
         return state, {
             **metrics, **figures, 'iteration': iteration, 'sampled_tokens_total': run.sampled,
         }
@@ -292,13 +295,11 @@ def sample_iteration(
         batch = problems[first : first + config.prompts_per_step]
         batch_key = jax.random.fold_in(key, first)
         started = time.monotonic()
-        experience, answers = reinforcement.roll_out(setup.sampler, params, batch, batch_key)
+        experience, answers = roll_out(setup.sampler, params, batch, batch_key)
         rolled = time.monotonic()
         proof = None
         if selection.needs_prover:
-            proof = reinforcement.ask_prover(
-                setup.sampler, params, experience, answers, batch_key
-            )
+            proof = ask_prover(setup.sampler, params, experience, answers, batch_key)
         clocks['rollout_seconds'] += rolled - started
         clocks['prover_seconds'] += time.monotonic() - rolled
         kept += select(
@@ -335,11 +336,13 @@ def _describe(setup: Setup, experience: Experience, proof: Proof | None) -> dict
     """Metrics of a batch of traces, named as in reinforcement learning."""
     metrics = {
         'reward': experience.rewards_B.mean(),
-        **reinforcement.describe(setup.sampler, experience, proof),
+        'sampled_tokens': int(np.asarray(experience.rollout.sampled_BT).sum()),
+        **describe(setup.sampler, experience, proof),
     }
     if proof is not None:
         mask_BE = experience.episodes.mask_BE
         change_BX = progress(proof.success.mean_BE, mask_BE)
         metrics['progress'] = change_BX.sum() / max(mask_BE[:, 1:].sum(), 1)
         metrics['progress_total'] = change_BX.sum(axis=1).mean()
+        metrics['prover_tokens'] = proof.sampled_tokens
     return metrics

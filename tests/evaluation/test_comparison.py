@@ -11,9 +11,9 @@ from configs.countdown import IMITATIONS, RECIPES, comparison, warm_start
 from mrt_jax.errors import InputError
 from mrt_jax.evaluation.comparison import Contestant, compare, report_run
 from mrt_jax.evaluation.results_table import results_tables, write_markdown
-from mrt_jax.evaluation.seeds import SeedStatistics, difference, estimate
+from mrt_jax.evaluation.seeds import SeedStatistics, difference, estimate, relative_gain
 from mrt_jax.tasks.task import Verdict, get_task
-from mrt_jax.training import reinforcement
+from mrt_jax.training import rl_setup
 from mrt_jax.training.reinforcement import train_policy
 from mrt_jax.training.supervised import train_supervised
 from tests.evaluation.synthetic import make_records
@@ -42,6 +42,19 @@ def test_differences_are_paired_by_problem():
     # Problems differ by far more than policies; only pairing gives so narrow an interval.
     assert found.high - found.low < 0.02
     assert found.low > 0
+
+
+def test_gains_are_relative_to_the_start():
+    rng = np.random.default_rng(0)
+    start = rng.random((2, 400)) * 0.1 + np.linspace(0, 0.5, 400)
+    numbers = [statistics(start + gain) for gain in (0.3, 0.1, 0.0)]
+    found = relative_gain(*numbers, PATH)
+    assert found.mean == pytest.approx(3) and found.by_seed == pytest.approx((3, 3))
+    assert 2.9 < found.low < found.high < 3.1
+    # A reference that gains nothing is no measure.
+    noise = statistics(start + 0.3 * (rng.random(start.shape) - 0.5))
+    unknown = relative_gain(numbers[0], noise, numbers[2], PATH)
+    assert unknown.high == np.inf
 
 
 @pytest.fixture(scope='module')
@@ -94,7 +107,7 @@ def test_a_comparison_at_equal_updates_and_at_equal_tokens(config, tmp_path):
 def test_fine_tuning_beside_reinforcement_learning(config, tmp_path, monkeypatch):
     """Arms of other objectives; those that sample go on to equal tokens, those that do not stay."""
     right = Verdict(True, None, 'equal')
-    monkeypatch.setattr(reinforcement, 'get_task', lambda name, **texts: dataclasses.replace(
+    monkeypatch.setattr(rl_setup, 'get_task', lambda name, **texts: dataclasses.replace(
         get_task(name, **texts), check=lambda response, answer: right
     ))
     mixed = config.copy_and_resolve_references()

@@ -13,7 +13,7 @@ from mrt_jax.errors import InputError
 from mrt_jax.kernels.episodes import TokenWindows
 from mrt_jax.policies.load import load_policy
 from mrt_jax.tasks.task import Verdict, get_task
-from mrt_jax.training import fitting, reinforcement, star
+from mrt_jax.training import fitting, rl_setup, star
 from mrt_jax.training.export import read_workdir
 from mrt_jax.training.objectives import check_config, train
 from tests.training.run_configs import (
@@ -49,7 +49,7 @@ def easy_task():
         return dataclasses.replace(get_task(name, **texts), check=check, rule=TokenWindows(8))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reinforcement, 'get_task', get_easy_task)
+        patch.setattr(rl_setup, 'get_task', get_easy_task)
         yield
 
 
@@ -98,7 +98,7 @@ def test_a_resumed_run_writes_the_same_metrics(policy, whole_run, tmp_path):
 
 
 def test_sigterm_saves_in_the_middle_of_an_iteration(policy, whole_run, tmp_path, monkeypatch):
-    pack, roll_out, packs, rollouts = fitting.pack, reinforcement.roll_out, [], []
+    pack, roll_out, packs, rollouts = fitting.pack, star.roll_out, [], []
 
     def interrupted(*args, **kwargs):
         packs.append(1)
@@ -111,7 +111,7 @@ def test_sigterm_saves_in_the_middle_of_an_iteration(policy, whole_run, tmp_path
         return roll_out(*args)
 
     monkeypatch.setattr(fitting, 'pack', interrupted)
-    monkeypatch.setattr(reinforcement, 'roll_out', counted)
+    monkeypatch.setattr(star, 'roll_out', counted)
     config = run_config(policy, checkpoint_every=100)
     assert not train(config, tmp_path)
     assert len(read_steps(tmp_path)) == 3
@@ -225,7 +225,7 @@ def test_runs_go_on_to_a_number_of_sampled_tokens(policy, whole_run, tmp_path):
 @pytest.mark.parametrize('variant', ['star', 'mrt_star_full'])
 def test_every_variant_takes_an_iteration(policy, tmp_path, variant, monkeypatch):
     if variant == 'star':
-        monkeypatch.setattr(reinforcement, 'ask_prover', None)
+        monkeypatch.setattr(star, 'ask_prover', None)
     config = run_config(
         policy, variant, num_steps=2, confidence_n=4, lora_rank=2,
     )
@@ -249,7 +249,7 @@ def test_an_iteration_that_keeps_nothing_stops_the_run(policy, tmp_path, monkeyp
     never = dataclasses.replace(
         get_task('countdown'), check=lambda response, answer: Verdict(False, None, 'no_answer')
     )
-    monkeypatch.setattr(reinforcement, 'get_task', lambda name, **texts: never)
+    monkeypatch.setattr(rl_setup, 'get_task', lambda name, **texts: never)
     with pytest.raises(
         InputError, match='iteration 0 keeps none of 16 traces of 4 problems .*; 0 of them answer'
     ):
