@@ -4,7 +4,7 @@ All draw one series a policy, in the order given, with 95% intervals as bands. `
 between light and dark ground.
 """
 
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def plot_regret(summaries: Summaries, theme: Theme) -> Figure:
         budgets = [int(budget) for budget in summary['normalized_regret']]
         values = list(summary['normalized_regret'].values())
         _band(axes, budgets, values, index, theme, _band_strength(summaries))
-    _tick_at(axes, sorted({int(b) for s in summaries.values() for b in s['normalized_regret']}))
+    tick_at(axes, sorted({int(b) for s in summaries.values() for b in s['normalized_regret']}))
     label_axes(axes, theme, 'token budget', 'Normalized regret (lower is better)')
     _legend_lines(figure, axes, theme, summaries)
     return figure
@@ -75,7 +75,7 @@ def plot_regret_differences(
         budgets = [int(budget) for budget in numbers['normalized_regret']]
         values = list(numbers['normalized_regret'].values())
         _band(axes, budgets, values, index, theme, _band_strength(differences))
-    _tick_at(axes, sorted({int(b) for n in differences.values() for b in n['normalized_regret']}))
+    tick_at(axes, sorted({int(b) for n in differences.values() for b in n['normalized_regret']}))
     label_axes(axes, theme, 'token budget', f'Normalized regret less that of {reference}')
     _legend_lines(figure, axes, theme, [reference, *differences])
     return figure
@@ -122,7 +122,7 @@ def plot_votes(summaries: Summaries, measure: str, theme: Theme) -> Figure:
     low, high = low / 1.3, high * 1.3
     octaves = np.arange(np.ceil(np.log2(low)), np.floor(np.log2(high)) + 1)
     axes.set_xlim(low, high)
-    _tick_at(axes, [int(2**octave) for octave in octaves])
+    tick_at(axes, [int(2**octave) for octave in octaves])
     axes.margins(y=0.12)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     name = {'pass_at_k': 'pass@k', 'maj_at_k': 'maj@k'}[measure]
@@ -237,7 +237,9 @@ def _line(style: Mapping[str, Any]) -> dict[str, Any]:
     return {key: style[key] for key in ('color', 'linestyle')}
 
 
-def _tick_at(axes: Axes, positions: Sequence[float]) -> None:
+def tick_at(
+    axes: Axes, positions: Sequence[float], write: Callable[[float], str] = '{:,.0f}'.format
+) -> None:
     """Marks the positions, from the right, as far as their labels do not touch."""
     low, high = np.array(axes.get_xlim())
     place = np.log2 if axes.get_xscale() == 'log' else np.asarray
@@ -248,7 +250,7 @@ def _tick_at(axes: Axes, positions: Sequence[float]) -> None:
             shown.append(position)
     axes.set_xticks(shown)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.0f}'))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
 
 
 def _legend_lines(figure: Figure, axes: Axes, theme: Theme, names: Iterable[str]) -> None:

@@ -156,6 +156,11 @@ def _draw(path: Path, draw: Any) -> tuple[bytes, bytes]:
     return light, dark
 
 
+def save_figure(path: Path, figure: Figure, theme: Theme) -> None:
+    """Writes a figure as PNG; the same figure gives the same bytes."""
+    path.write_bytes(_to_png(figure, theme))
+
+
 def _to_png(figure: Figure, theme: Theme) -> bytes:
     buffer = io.BytesIO()
     # Without the software's version in it, the same numbers give the same file.

@@ -139,7 +139,7 @@ def test_fine_tuning_beside_reinforcement_learning(config, tmp_path, monkeypatch
 def test_a_run_that_goes_on_is_evaluated_anew(config, tmp_path):
     run = config.copy_and_resolve_references()
     with run.unlocked():
-        del run.arms, run.baseline, run.seeds, run.equal_tokens
+        del run.arms, run.reference_arm, run.seeds, run.equal_tokens
     run.objective = 'rl'
     table = tmp_path / 'report' / 'results.md'
     found = []
@@ -195,6 +195,6 @@ def test_a_comparison_of_nothing_is_refused(config, tmp_path):
 
 def test_a_baseline_that_is_no_arm_is_refused(config, tmp_path):
     other = config.copy_and_resolve_references()
-    other.baseline = 'length_penalty'
-    with pytest.raises(InputError, match="baseline='length_penalty'"):
+    other.reference_arm = 'length_penalty'
+    with pytest.raises(InputError, match="reference_arm='length_penalty'"):
         compare(other, tmp_path)
