@@ -5,8 +5,8 @@ The same four steps serve training and evaluation; they differ in the budgets an
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +116,37 @@ class Experience:
     rewards_B: np.ndarray
 
 
+class RightAnswer(NamedTuple):
+    """A right answer of the meta-prover.
+
+    Attributes:
+        termination: token ids of the text that ended the thought.
+        answer: those sampled behind it, the token that ends a response included.
+    """
+
+    termination: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """Answers of the meta-prover, one by one.
+
+    Attributes:
+        correct_BEM: bool, the answer is right.
+        extracted_BEM: object, the answer found behind the thought, a text; None without one.
+        mask_BEM: bool, the answer was drawn.
+        tokens_BEM: int, tokens sampled.
+        right: by row and boundary the first right answer that ended by itself, where there is one.
+    """
+
+    correct_BEM: np.ndarray
+    extracted_BEM: np.ndarray
+    mask_BEM: np.ndarray
+    tokens_BEM: np.ndarray
+    right: Mapping[tuple[int, int], RightAnswer]
+
+
 @dataclasses.dataclass(frozen=True)
 class Proof:
     """What the meta-prover found at the boundaries of a batch of traces.
@@ -124,13 +155,13 @@ class Proof:
         success: J and its standard error at each boundary.
         answer_tokens_BE: float32, mean tokens sampled in an answer; 0 at masked boundaries.
         sampled_tokens: tokens sampled in all branches.
-        answered: the single answers.
+        answered: the single answers; None of rows that have been taken out of their batch.
     """
 
     success: Success
     answer_tokens_BE: np.ndarray
     sampled_tokens: int
-    answered: 'Answered'
+    answered: Answered | None
 
 
 def explore(
@@ -228,9 +259,10 @@ def prove(
         answered.append(ask(again_BE, keys_B, branches=branches))
     whole = Answered(
         **{
-            field.name: np.concatenate([getattr(part, field.name) for part in answered], axis=-1)
-            for field in dataclasses.fields(Answered)
-        }
+            name: np.concatenate([getattr(part, name) for part in answered], axis=-1)
+            for name in ('correct_BEM', 'extracted_BEM', 'mask_BEM', 'tokens_BEM')
+        },
+        right={**answered[-1].right, **answered[0].right},
     )
     success = success_rate(whole.correct_BEM, whole.mask_BEM)
     counts_BE = np.maximum(np.asarray(success.count_BE), 1)
@@ -240,23 +272,6 @@ def prove(
         sampled_tokens=int(whole.tokens_BEM.sum()),
         answered=whole,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Answered:
-    """Answers of the meta-prover, one by one.
-
-    Attributes:
-        correct_BEM: bool, the answer is right.
-        extracted_BEM: object, the answer found behind the thought, a text; None without one.
-        mask_BEM: bool, the answer was drawn.
-        tokens_BEM: int, tokens sampled.
-    """
-
-    correct_BEM: np.ndarray
-    extracted_BEM: np.ndarray
-    mask_BEM: np.ndarray
-    tokens_BEM: np.ndarray
 
 
 def _ask(
@@ -290,12 +305,15 @@ def _ask(
         sampling=sampling,
         common_draws=common_draws,
     )
-    correct_BEM, extracted_BEM = _judge_branches(reader, experience, sampled, answers, mask_BE)
+    correct_BEM, extracted_BEM, right = _judge_branches(
+        reader, experience, sampled, answers, mask_BE
+    )
     return Answered(
         correct_BEM=correct_BEM,
         extracted_BEM=extracted_BEM,
         mask_BEM=np.broadcast_to(mask_BE[..., None], correct_BEM.shape),
         tokens_BEM=np.asarray(sampled.sampled_BEMA).sum(-1),
+        right=right,
     )
 
 
@@ -321,14 +339,17 @@ def _judge_branches(
     sampled: Branches,
     answers: Sequence[Any],
     mask_BE: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Right or not, and the answers found, [B, E, M]; equal ones at a boundary are judged once."""
+) -> tuple[np.ndarray, np.ndarray, dict[tuple[int, int], RightAnswer]]:
+    """Of `Answered` what the checker says; equal answers at a boundary are judged once."""
     tokens_BT = np.asarray(experience.rollout.tokens_BT)
     boundaries_BE = np.asarray(experience.episodes.boundaries_BE)
     tokens_BEMA, lengths_BEM = np.asarray(sampled.tokens_BEMA), np.asarray(sampled.lengths_BEM)
+    texts_BEM = lengths_BEM - np.asarray(sampled.sampled_BEMA).sum(-1)
+    ended_BEM = np.asarray(sampled.ended_BEM)
     correct_BEM = np.zeros(lengths_BEM.shape, bool)
     extracted_BEM = np.full(lengths_BEM.shape, None, object)
-    for row, column in zip(*np.nonzero(mask_BE), strict=True):
+    right: dict[tuple[int, int], RightAnswer] = {}
+    for row, column in zip(*(axis.tolist() for axis in np.nonzero(mask_BE)), strict=True):
         prefix = tokens_BT[row, : boundaries_BE[row, column]].tolist()
         known: dict[tuple[int, ...], Verdict] = {}
         for branch, length in enumerate(lengths_BEM[row, column]):
@@ -337,7 +358,10 @@ def _judge_branches(
                 known[answer] = reader.judge([*prefix, *answer], answers[row])
             correct_BEM[row, column, branch] = known[answer].correct
             extracted_BEM[row, column, branch] = known[answer].extracted
-    return correct_BEM, extracted_BEM
+            if known[answer].correct and ended_BEM[row, column, branch]:
+                text = texts_BEM[row, column, branch]
+                right.setdefault((row, column), RightAnswer(answer[:text], answer[text:]))
+    return correct_BEM, extracted_BEM, right
 
 
 def spent_tokens(reader: Reader, experience: Experience, proof: Proof) -> np.ndarray:

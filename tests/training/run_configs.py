@@ -1,5 +1,6 @@
 """Runs small enough for tests: an untrained policy that the countdown tokeniser reads."""
 
+import json
 import os
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, countdown_tokenizer
 from tests.tiny import tiny_model
 
 
-def save_untrained_policy(folder: Path) -> str:
-    """A tiny policy folder whose traces have attempts and ends now and then."""
+def save_untrained_policy(folder: Path, sharpness: float = 8) -> str:
+    """A tiny policy folder whose traces have attempts and ends now and then.
+
+    With a `sharpness` of 1 its tokens are nearly uniform; with 8 some of them repeat.
+    """
     tokenizer = countdown_tokenizer()
     # Divisible by 8, for meshes.
     model, params = tiny_model(vocab_size=-(-tokenizer.vocab_size // 8) * 8)
-    params = {**params, 'embedding': 8 * params['embedding']}
+    params = {**params, 'embedding': sharpness * params['embedding']}
     chat = ChatTemplate(CHAT_TEMPLATE, tokenizer.special_tokens)
     eos_ids = (*tokenizer.eos_ids, *range(20, 40))
     return str(save_policy(folder, Policy(model.config, params, tokenizer, chat, eos_ids)))
@@ -39,3 +43,12 @@ def small_run(policy: str, variant: str = 'mrt', **changes) -> ml_collections.Co
 def keep_data_in(folder: Path) -> None:
     """Builds datasets below a folder of the tests rather than the user's."""
     os.environ['MRT_JAX_DATA'] = str(folder)
+
+
+def read_steps(workdir: Path, clocks: bool = False) -> list[dict]:
+    """The lines of a run's metrics; without `clocks` only what is the same when repeated."""
+    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    if clocks:
+        return lines
+    suffixes = ('_seconds', '_per_second')
+    return [{k: v for k, v in line.items() if not k.endswith(suffixes)} for line in lines]
