@@ -8,6 +8,8 @@ python -m experiments.train --config=configs/backtrack.py:VARIANT --workdir=runs
 | mrt_to_go | progress from each episode to the trace's end |
 | mrt_rl | groups that share a prefix; going on is paid for what it adds to stopping |
 | grpo | outcome reward alone |
+| mrt_star | fine-tuning on own traces cut where J is highest first, a right answer behind |
+| star | fine-tuning on every own trace whose answer is right |
 | self_correction | outcome + alpha x gain of each attempt over the one before (SCoRe) |
 | sft | the supervised warm start that made experiments/policies/countdown_backtrack |
 | sft_direct | the same on right attempts alone |
@@ -27,6 +29,7 @@ RECIPES = {
     **{name: countdown.RECIPES[name] for name in ('mrt', 'mrt_to_go', 'mrt_rl', 'grpo')},
     'self_correction': {'credit': 'episode', 'prover': 'attempts'},
 }
+SELF_TAUGHT = ('star', 'mrt_star')
 TRACES = {  # see mrt_jax/data/backtrack_traces.py
     'sft': 'backtrack_with_shared_prefix', 'sft_direct': 'direct', 'sft_rise': 'rise',
 }
@@ -36,9 +39,11 @@ def get_config(variant: str = 'mrt') -> ml_collections.ConfigDict:
     """The config of a variant; the module's docstring lists them."""
     if variant in RECIPES:
         return reinforcement(**RECIPES[variant])
+    if variant in SELF_TAUGHT:
+        return reinforcement(**countdown.IMITATIONS[variant]())
     if variant in TRACES:
         return warm_start(TRACES[variant])
-    known = ', '.join([*RECIPES, *TRACES])
+    known = ', '.join([*RECIPES, *SELF_TAUGHT, *TRACES])
     raise ValueError(f'configs/backtrack.py has no variant {variant!r}; it has {known}')
 
 

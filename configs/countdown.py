@@ -33,7 +33,19 @@ MRT:
 | mrt_rl_mixed | the published reward over two prefixes a group, where it does not |
 | segments | progress over even windows of tokens in place of episodes (SPO-chain) |
 | brpo | anytime reward over even budgets in place of the outcome (AnytimeReasoner) |
+
+Fine-tuning:
+
+| variant | what it runs |
+| --- | --- |
+| star | STaR: on every own trace whose answer is right, iterated |
+| mrt_star | MRT (STaR): on own thoughts cut where J is highest first, a right answer behind |
+| mrt_star_full | on the whole trace of most progress whose own answer is right |
+| sft_same_data | on the given solutions of the training problems |
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 
@@ -75,13 +87,15 @@ def get_config(variant: str = 'demo') -> ml_collections.ConfigDict:
     """The config of a variant; the module's docstring lists them."""
     if variant in RECIPES:
         return reinforcement(**RECIPES[variant])
+    if variant in IMITATIONS:
+        return reinforcement(**IMITATIONS[variant]())
     if variant == 'demo':
         return comparison(arms=('grpo', 'mrt'), seeds=(0,), equal_tokens=False)
     if variant == 'compare':
         return comparison(arms=COMPARED, seeds=(0, 1, 2), equal_tokens=True)
     if variant == 'sft':
         return warm_start()
-    known = ', '.join(['demo', 'compare', *RECIPES, 'sft'])
+    known = ', '.join(['demo', 'compare', *RECIPES, *IMITATIONS, 'sft'])
     raise ValueError(f'configs/countdown.py has no variant {variant!r}; it has {known}')
 
 
@@ -200,7 +214,9 @@ def comparison(
     config = reinforcement()
     config.objective = 'compare'
     # Keys that each arm changes, by its name.
-    config.arms = ml_collections.ConfigDict({name: dict(RECIPES[name]) for name in arms})
+    config.arms = ml_collections.ConfigDict(
+        {name: IMITATIONS[name]() if name in IMITATIONS else dict(RECIPES[name]) for name in arms}
+    )
     config.reference_arm = 'grpo'  # that the others are compared with, besides the warm start
     config.seeds = seeds  # every arm is trained with each
     # Arms that have sampled fewer tokens than another train on to as many, and count twice.
@@ -226,7 +242,9 @@ def warm_start() -> ml_collections.ConfigDict:
     config.rows_per_step = 48  # rows of demonstrations, several packed in each
     config.row_tokens = 144  # of a row, demonstrations that are longer are refused
     config.answer_weight = 4.0  # weight of an answer's token beside one of the thought's
+    config.confidence_n = 1  # limits confidence, see `fine_tuning`
     config.microbatch_rows = 12
+    config.demonstrations_file = ''  # kept.jsonl of a run; '': the task writes demonstrations
     # Rates at which the demonstrated searches go wrong, see mrt_jax/data/search_traces.py.
     config.demonstrations = ml_collections.ConfigDict(
         dict(solve=0.12, repeat=0.15, stop=0.08, go_on=0.6, cut=0.1, guess=0.1, max_attempts=8,
@@ -238,3 +256,53 @@ def warm_start() -> ml_collections.ConfigDict:
              b1=0.9, b2=0.98, clip_norm=1.0)
     )
     return config
+
+
+def fine_tuning() -> dict[str, Any]:
+    """Keys of supervised fine-tuning that reinforcement learning, which arms start from, lacks."""
+    return dict(
+        rows_per_step=16,  # of row_tokens, which demonstrations are packed into
+        answer_weight=1.0,  # weight of an answer's token beside one of the thought's
+        # N of the loss -log(1 - (1 - p)^N), p the probability of a whole demonstration: less is
+        # learnt of what N samples would find anyway. 1: cross entropy.
+        confidence_n=1,
+        optimizer=dict(learning_rate=3e-4),
+    )
+
+
+def self_taught(**changes: object) -> dict[str, Any]:
+    """MRT (STaR), or plain STaR. Samples as many traces an update as reinforcement learning does.
+
+    An iteration is sampled in batches of prompts_per_step problems, group_size traces of each.
+    """
+    return fine_tuning() | dict(
+        objective='star',
+        problems_per_iteration=160,  # problems_per_iteration x group_size traces are sampled
+        steps_per_iteration=10,  # updates on what an iteration has kept; num_steps are all updates
+        selection='progress',  # what is kept: progress, by J | correct, whatever is right
+        cut='prefix',  # thoughts end: prefix, at the earliest boundary of highest J | full, nowhere
+        # Most traces kept of a problem, the best; 0: all. More would favour problems that are easy.
+        keep_per_problem=1,
+        # Policy that an iteration trains: last, the one that sampled it, so that all updates count
+        # as those of reinforcement learning do | start, config.policy anew, as in STaR.
+        fine_tune_from='last',
+    ) | changes
+
+
+def same_data() -> dict[str, Any]:
+    """Supervised fine-tuning on the problems that the others train on."""
+    return fine_tuning() | dict(
+        objective='sft',
+        demonstrations_file='',  # kept.jsonl of another run; '': the task's demonstrations
+        # Given solutions, in one attempt: nothing goes wrong, see mrt_jax/data/search_traces.py.
+        demonstrations=dict(solve=1.0, repeat=0.0, stop=0.0, go_on=0.0, cut=0.0, guess=0.0),
+    )
+
+
+# Arms like those of RECIPES.
+IMITATIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    'star': lambda: self_taught(selection='correct', cut='full', keep_per_problem=0),
+    'mrt_star': self_taught,
+    'mrt_star_full': lambda: self_taught(cut='full'),
+    'sft_same_data': same_data,
+}

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -149,6 +150,20 @@ def check_output(file: str | Path) -> Path:
     if not file.parent.is_dir():
         raise InputError(f'{file}: the folder {file.parent} does not exist: create it first')
     return file
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the output folder before any work.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'--output={folder}: cannot make this folder: {error.strerror}') from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f'--output={folder}: cannot write to this folder: choose another')
 
 
 def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:

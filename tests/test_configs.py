@@ -11,9 +11,11 @@ from mrt_jax.training.rl_setup import prepare
 
 VARIANTS = [
     *(('countdown', v) for v in ('demo', 'compare', *countdown.RECIPES, 'sft')),
+    *(('countdown', v) for v in countdown.IMITATIONS),
     *(('smollm2', v) for v in ('demo', 'mrt', 'grpo', 'sft')),
     *(('math', v) for v in ('mrt', 'grpo')),
     *(('backtrack', v) for v in ('mrt', 'mrt_to_go', 'mrt_rl', 'grpo', 'self_correction')),
+    *(('backtrack', v) for v in ('star', 'mrt_star')),
     *(('backtrack', v) for v in ('sft', 'sft_direct', 'sft_rise')),
 ]
 
@@ -23,7 +25,12 @@ def test_variants_have_the_keys_of_their_kind(name, variant):
     module = importlib.import_module(f'configs.{name}')
     config = module.get_config(variant)
     like = {'rl': countdown.reinforcement, 'sft': countdown.warm_start}.get(config.objective)
-    if like:
+    if variant in countdown.IMITATIONS:
+        # What arms are: overrides of reinforcement learning.
+        own = countdown.IMITATIONS[variant]()
+        assert {*config.keys()} == {*countdown.reinforcement().keys(), *own}
+        assert config.objective == own['objective']
+    elif like:
         assert config.keys() == like().keys()
     check_network(config)
     assert variant in module.__doc__

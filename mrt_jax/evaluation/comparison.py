@@ -50,8 +50,12 @@ class Contestant:
     @property
     def sampled_tokens(self) -> float:
         """Mean number of tokens sampled in training, the meta-prover's included; 0 if none were."""
-        totals = [lines[-1].get('sampled_tokens_total', 0) for lines in self.curves]
+        totals = [self.sampled_tokens_of(place) for place in range(len(self.curves))]
         return sum(totals) / max(len(totals), 1)
+
+    def sampled_tokens_of(self, place: int) -> int:
+        """Number of tokens sampled in the training of one seed's policy."""
+        return self.curves[place][-1].get('sampled_tokens_total', 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,24 +209,23 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
             if not _train(configs[arm, seed], workdir, arm, seed):
                 return None
     for arm in config.arms:
-        results[arm] = _contestant(examination, arm, '')
+        results[arm] = _contestant(examination, configs, arm, '')
     if config.equal_tokens:
         most = {
-            seed: max(
-                results[arm].curves[place][-1]['sampled_tokens_total'] for arm in config.arms
-            )
+            seed: max(results[arm].sampled_tokens_of(place) for arm in config.arms)
             for place, seed in enumerate(config.seeds)
         }
+        # An arm that samples nothing, such as fine-tuning on demonstrations, never catches up.
         behind = [
             arm for arm in config.arms
-            if results[arm].sampled_tokens < 0.9 * sum(most.values()) / len(most)
+            if 0 < results[arm].sampled_tokens < 0.9 * sum(most.values()) / len(most)
         ]
         for arm in behind:
             for seed in config.seeds:
                 configs[arm, seed].num_sampled_tokens = most[seed]
                 if not _train(configs[arm, seed], workdir, arm, seed):
                     return None
-            results[arm + EQUAL_TOKENS] = _contestant(examination, arm, EQUAL_TOKENS)
+            results[arm + EQUAL_TOKENS] = _contestant(examination, configs, arm, EQUAL_TOKENS)
     title = f'{config.task}: outcome reward and MRT from one warm start'
     baseline = config.reference_arm
     references = [
@@ -245,13 +248,17 @@ def _train(config: Any, workdir: Path, arm: str, seed: int) -> bool:
     return train(config, folder)
 
 
-def _contestant(examination: Examination, arm: str, suffix: str) -> Contestant:
+def _contestant(
+    examination: Examination, configs: Mapping[tuple[str, int], Any], arm: str, suffix: str
+) -> Contestant:
     """Examines an arm's policies as they are now, or reads what an earlier run has found."""
     seeds = examination.config.seeds
     folders = [_run_folder(examination.workdir, arm, seed) for seed in seeds]
     whole = [_read_metrics(folder) for folder in folders]
     # A comparison run again finds runs that have trained on to equal tokens.
-    curves = whole if suffix else [lines[: examination.config.num_steps] for lines in whole]
+    curves = whole if suffix else [
+        lines[: configs[arm, seed].num_steps] for seed, lines in zip(seeds, whole, strict=True)
+    ]
     return Contestant(
         [
             examination.sit(
@@ -304,7 +311,8 @@ def _report(
     note: str,
 ) -> Path:
     budgets = list(config.evaluation.budgets)
-    tables = results_tables(results, budgets, references)
+    start = WARM_START if WARM_START in results else None
+    tables = results_tables(results, budgets, references, start)
     write_markdown(folder / 'results.md', title, tables, note)
     pooled = {name: _pool(contestant.seeds) for name, contestant in results.items()}
     return write_report(

@@ -37,4 +37,4 @@ def judge_attempts(reader: Reader, experience: Experience, answers: Sequence[Any
     success_BE = attempt_success(outcomes_BX, judged_BX)
     nothing_BE = np.zeros(success_BE.shape, np.float32)
     success = Success(success_BE, nothing_BE, nothing_BE.astype(np.int32))
-    return Proof(success, answer_tokens_BE=nothing_BE, sampled_tokens=0)
+    return Proof(success, answer_tokens_BE=nothing_BE, sampled_tokens=0, answered=None)

@@ -5,8 +5,8 @@ The same four steps serve training and evaluation; they differ in the budgets an
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +116,37 @@ class Experience:
     rewards_B: np.ndarray
 
 
+class RightAnswer(NamedTuple):
+    """A right answer of the meta-prover.
+
+    Attributes:
+        termination: token ids of the text that ended the thought.
+        answer: those sampled behind it, the token that ends a response included.
+    """
+
+    termination: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """Answers of the meta-prover, one by one.
+
+    Attributes:
+        correct_BEM: bool, the answer is right.
+        extracted_BEM: object, the answer found behind the thought, a text; None without one.
+        mask_BEM: bool, the answer was drawn.
+        tokens_BEM: int, tokens sampled.
+        right: by row and boundary the first right answer that ended by itself, where there is one.
+    """
+
+    correct_BEM: np.ndarray
+    extracted_BEM: np.ndarray
+    mask_BEM: np.ndarray
+    tokens_BEM: np.ndarray
+    right: Mapping[tuple[int, int], RightAnswer]
+
+
 @dataclasses.dataclass(frozen=True)
 class Proof:
     """What the meta-prover found at the boundaries of a batch of traces.
@@ -124,11 +155,14 @@ class Proof:
         success: J and its standard error at each boundary.
         answer_tokens_BE: float32, mean tokens sampled in an answer; 0 at masked boundaries.
         sampled_tokens: tokens sampled in all branches.
+        answered: the single answers; None if nobody was asked, and of rows that have been taken out
+            of their batch.
     """
 
     success: Success
     answer_tokens_BE: np.ndarray
     sampled_tokens: int
+    answered: Answered | None
 
 
 def explore(
@@ -224,26 +258,21 @@ def prove(
         again_BE = np.asarray(boundaries_in_doubt(first.mean_BE, mask_BE))
         keys_B = fold_in_each(keys_B, jnp.full(keys_B.shape, _SECOND_ROUND))
         answered.append(ask(again_BE, keys_B, branches=branches))
-    correct_BEM, mask_BEM, tokens_BEM = (
-        np.concatenate(parts, axis=-1)
-        for parts in zip(*map(dataclasses.astuple, answered), strict=True)
+    whole = Answered(
+        **{
+            name: np.concatenate([getattr(part, name) for part in answered], axis=-1)
+            for name in ('correct_BEM', 'extracted_BEM', 'mask_BEM', 'tokens_BEM')
+        },
+        right={**answered[-1].right, **answered[0].right},
     )
-    success = success_rate(correct_BEM, mask_BEM)
+    success = success_rate(whole.correct_BEM, whole.mask_BEM)
     counts_BE = np.maximum(np.asarray(success.count_BE), 1)
     return Proof(
         success=success,
-        answer_tokens_BE=(tokens_BEM.sum(-1) / counts_BE).astype(np.float32),
-        sampled_tokens=int(tokens_BEM.sum()),
+        answer_tokens_BE=(whole.tokens_BEM.sum(-1) / counts_BE).astype(np.float32),
+        sampled_tokens=int(whole.tokens_BEM.sum()),
+        answered=whole,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Answered:
-    """Answers of one round: right or not, drawn or not, tokens sampled."""
-
-    correct_BEM: np.ndarray
-    mask_BEM: np.ndarray
-    tokens_BEM: np.ndarray
 
 
 def _ask(
@@ -259,7 +288,7 @@ def _ask(
     max_answer_tokens: int,
     sampling: SamplingConfig,
     common_draws: bool,
-) -> _Answered:
+) -> Answered:
     """Samples and judges answers at some boundaries."""
     rollout, episodes = experience.rollout, experience.episodes
     sampled = prove_branches(
@@ -277,11 +306,15 @@ def _ask(
         sampling=sampling,
         common_draws=common_draws,
     )
-    correct_BEM = _judge_branches(reader, experience, sampled, answers, mask_BE)
-    return _Answered(
+    correct_BEM, extracted_BEM, right = _judge_branches(
+        reader, experience, sampled, answers, mask_BE
+    )
+    return Answered(
         correct_BEM=correct_BEM,
+        extracted_BEM=extracted_BEM,
         mask_BEM=np.broadcast_to(mask_BE[..., None], correct_BEM.shape),
         tokens_BEM=np.asarray(sampled.sampled_BEMA).sum(-1),
+        right=right,
     )
 
 
@@ -307,21 +340,29 @@ def _judge_branches(
     sampled: Branches,
     answers: Sequence[Any],
     mask_BE: np.ndarray,
-) -> np.ndarray:
-    """bool[B, E, M]; equal answers at a boundary are judged once."""
+) -> tuple[np.ndarray, np.ndarray, dict[tuple[int, int], RightAnswer]]:
+    """Of `Answered` what the checker says; equal answers at a boundary are judged once."""
     tokens_BT = np.asarray(experience.rollout.tokens_BT)
     boundaries_BE = np.asarray(experience.episodes.boundaries_BE)
     tokens_BEMA, lengths_BEM = np.asarray(sampled.tokens_BEMA), np.asarray(sampled.lengths_BEM)
+    texts_BEM = lengths_BEM - np.asarray(sampled.sampled_BEMA).sum(-1)
+    ended_BEM = np.asarray(sampled.ended_BEM)
     correct_BEM = np.zeros(lengths_BEM.shape, bool)
-    for row, column in zip(*np.nonzero(mask_BE), strict=True):
+    extracted_BEM = np.full(lengths_BEM.shape, None, object)
+    right: dict[tuple[int, int], RightAnswer] = {}
+    for row, column in zip(*(axis.tolist() for axis in np.nonzero(mask_BE)), strict=True):
         prefix = tokens_BT[row, : boundaries_BE[row, column]].tolist()
-        known: dict[tuple[int, ...], bool] = {}
+        known: dict[tuple[int, ...], Verdict] = {}
         for branch, length in enumerate(lengths_BEM[row, column]):
             answer = tuple(tokens_BEMA[row, column, branch, :length].tolist())
             if answer not in known:
-                known[answer] = reader.judge([*prefix, *answer], answers[row]).correct
-            correct_BEM[row, column, branch] = known[answer]
-    return correct_BEM
+                known[answer] = reader.judge([*prefix, *answer], answers[row])
+            correct_BEM[row, column, branch] = known[answer].correct
+            extracted_BEM[row, column, branch] = known[answer].extracted
+            if known[answer].correct and ended_BEM[row, column, branch]:
+                text = texts_BEM[row, column, branch]
+                right.setdefault((row, column), RightAnswer(answer[:text], answer[text:]))
+    return correct_BEM, extracted_BEM, right
 
 
 def spent_tokens(reader: Reader, experience: Experience, proof: Proof) -> np.ndarray:

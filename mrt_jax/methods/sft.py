@@ -1,11 +1,14 @@
 """Supervised fine-tuning: demonstrations packed into rows of one fixed length."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from flax import struct
 
+from mrt_jax.errors import InputError
 from mrt_jax.methods.packing import Place, RowFiller
 
 
@@ -26,6 +29,58 @@ class Demonstration:
     @property
     def tokens(self) -> tuple[int, ...]:
         return (*self.prompt, *self.thought, *self.answer)
+
+
+class Epochs:
+    """Demonstrations over and over, every epoch in another order.
+
+    Args:
+        demonstrations: at least one.
+        seed: numbers that the orders follow from.
+    """
+
+    def __init__(self, demonstrations: Sequence[Demonstration], seed: Sequence[int]) -> None:
+        if not demonstrations:
+            raise ValueError('an epoch needs demonstrations, got none')
+        self._demonstrations = demonstrations
+        self._seed = tuple(seed)
+        self._used = 0
+        self._digest = digest(demonstrations)
+
+    def upcoming(self) -> Iterator[Demonstration]:
+        """Those that come next, as many as there are: room for more stays empty."""
+        count = len(self._demonstrations)
+        epoch, place = divmod(self._used, count)
+        for number, part in ((epoch, slice(place, None)), (epoch + 1, slice(place))):
+            order = np.random.default_rng([*self._seed, number]).permutation(count)
+            yield from (self._demonstrations[i] for i in order[part])
+
+    def advance(self, used: int) -> None:
+        """Goes on behind so many of the upcoming ones."""
+        self._used += used
+
+    def state(self) -> dict[str, int | str]:
+        """Position and what it is a position in; a small JSON object."""
+        return {'used': self._used, 'digest': self._digest}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a saved position.
+
+        Raises:
+            InputError: the state belongs to other demonstrations.
+        """
+        if state.get('digest') != self._digest:
+            raise InputError(
+                'the checkpoint was trained on other demonstrations than those that are there '
+                'now: bring them back, or give another workdir'
+            )
+        self._used = state['used']
+
+
+def digest(demonstrations: Iterable[Demonstration]) -> str:
+    """Tells demonstrations apart by their tokens and order."""
+    tokens = repr([dataclasses.astuple(item) for item in demonstrations])
+    return hashlib.sha256(tokens.encode()).hexdigest()[:16]
 
 
 @struct.dataclass

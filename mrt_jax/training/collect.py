@@ -222,7 +222,8 @@ def _take_rows(
     )
     if proof is not None:
         proof = dataclasses.replace(
-            proof, success=take(proof.success), answer_tokens_BE=proof.answer_tokens_BE[rows]
+            proof, success=take(proof.success), answer_tokens_BE=proof.answer_tokens_BE[rows],
+            answered=None,
         )
     return experience, proof
 
@@ -247,4 +248,5 @@ def _concatenate(
         success=join(*(one.success for one in proofs)),
         answer_tokens_BE=np.concatenate([one.answer_tokens_BE for one in proofs]),
         sampled_tokens=sum(one.sampled_tokens for one in proofs),
+        answered=None,
     )

@@ -8,8 +8,8 @@ import ml_collections
 from mrt_jax.errors import InputError
 from mrt_jax.policies.load import load_policy
 from mrt_jax.policies.policy import Policy
-from mrt_jax.training import reinforcement, supervised
 from mrt_jax.training.checkpoints import CheckpointStore
+from mrt_jax.training.objectives import KINDS
 from mrt_jax.training.state import abstract_state
 
 
@@ -33,14 +33,14 @@ def read_workdir(workdir: Path) -> Policy:
         raise InputError(f'{file}: a checkpoint needs the config: {error}') from error
     # The checkpoint may come from a mesh that this machine has not got.
     config.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1, sequence=1))
-    training = {'sft': supervised, 'rl': reinforcement}.get(config.objective)
-    if training is None:
+    kind = KINDS.get(config.objective)
+    if kind is None:
         raise InputError(f'{workdir}: has no policy of its own: give one of the runs in it')
-    setup = training.prepare(config)
+    setup = kind.prepare(config)
     store = CheckpointStore(
         workdir / 'checkpoints', keep=config.keep_checkpoints, every=config.checkpoint_every
     )
     restored = store.restore_latest(abstract_state(setup.model, setup.optimizer, setup.mesh))
     if restored is None:
         raise InputError(f'{workdir}: has no checkpoint yet')
-    return training.finished_policy(setup, restored.state)
+    return kind.finished_policy(setup, restored.state)

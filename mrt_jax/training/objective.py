@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from mrt_jax.errors import InputError
-from mrt_jax.kernels.sequences import mean_by_sequence
+from mrt_jax.kernels.confidence import confidence_factor, coverage_loss
+from mrt_jax.kernels.sequences import mean_by_sequence, sum_by_sequence
 from mrt_jax.kernels.surrogate import AGGREGATIONS, clipped_surrogate, k3_divergence
 
 RATIOS = ('token', 'sequence')
@@ -152,8 +153,27 @@ def policy_loss(config: ObjectiveConfig) -> Loss:
     return loss
 
 
-def supervised_loss(logprobs_BT: jax.Array, entropies_BT: jax.Array, batch: SupervisedBatch):
-    """Mean negative log-probability of the demonstrated tokens, in nats."""
-    loss = -(batch.weights_BT * logprobs_BT).sum()
-    sums = {'entropy': (batch.weights_BT * entropies_BT).sum()}
-    return loss, Tally(sums, {}, batch.weights_BT.sum())
+def supervised_loss(
+    logprobs_BT: jax.Array,
+    entropies_BT: jax.Array,
+    batch: SupervisedBatch,
+    *,
+    confidence_n: int = 1,
+) -> tuple[jax.Array, Tally]:
+    """Mean negative log-probability of the demonstrated tokens, in nats.
+
+    With `confidence_n` N > 1 the negative log-probability of a whole demonstration is replaced by
+    that of finding it in N samples, see `coverage_loss`; tokens of a demonstration then have equal
+    weights.
+    """
+    weights_BT = batch.weights_BT
+    sums = {'entropy': (weights_BT * entropies_BT).sum()}
+    if confidence_n == 1:
+        return -(weights_BT * logprobs_BT).sum(), Tally(sums, {}, weights_BT.sum())
+    trained_BT = weights_BT > 0
+    whole_BT = sum_by_sequence(jnp.where(trained_BT, logprobs_BT, 0), batch.segments_BT)
+    tokens_BT = jnp.maximum(sum_by_sequence(trained_BT.astype(jnp.float32), batch.segments_BT), 1)
+    loss = (weights_BT * coverage_loss(whole_BT, confidence_n) / tokens_BT).sum()
+    factor_BT = confidence_factor(whole_BT, confidence_n)
+    sums['confidence_factor'] = (weights_BT * factor_BT).sum()
+    return loss, Tally(sums, {}, weights_BT.sum())

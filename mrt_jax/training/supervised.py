@@ -1,7 +1,7 @@
-"""Supervised warm start on the demonstrations of a task."""
+"""Supervised fine-tuning on the demonstrations of a task, or on traces that a run has kept."""
 
 import dataclasses
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,12 @@ import numpy as np
 import optax
 
 from mrt_jax.errors import InputError
-from mrt_jax.methods.sft import Demonstration, pack
+from mrt_jax.methods.sft import Demonstration, Epochs
 from mrt_jax.models.config import ModelConfig
-from mrt_jax.models.lora import join, merge
 from mrt_jax.models.transformer import Transformer, init_params, logical_axes
-from mrt_jax.policies.adapters import save_adapters
 from mrt_jax.policies.chat import ChatTemplate
 from mrt_jax.policies.load import load_policy
 from mrt_jax.policies.policy import Policy
-from mrt_jax.policies.save import save_policy
 from mrt_jax.sharding.mesh import make_mesh, validate_mesh
 from mrt_jax.sharding.rules import param_shardings, use_mesh
 from mrt_jax.tasks.countdown_tokenizer import (
@@ -28,24 +25,33 @@ from mrt_jax.tasks.countdown_tokenizer import (
     countdown_tokenizer,
 )
 from mrt_jax.tasks.task import Problem, Task, get_task
+from mrt_jax.training.fitting import (
+    check_fitting,
+    make_fit,
+    read_demonstrations,
+    read_optimizer,
+    save_finished,
+)
 from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
-from mrt_jax.training.network import check_network, make_network, trained_dtype
-from mrt_jax.training.objective import SupervisedBatch, supervised_loss
-from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
+from mrt_jax.training.network import check_network, make_network
 from mrt_jax.training.state import TrainState, abstract_state, start_training
-from mrt_jax.training.update import make_update
 from mrt_jax.training.workdir import check_origin
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What a warm start fixes before its first step; `policy` is the one that it begins from."""
+    """What fine-tuning fixes before its first step; `policy` is the one that it begins from.
+
+    Attributes:
+        kept: what `config.demonstrations_file` holds; empty without one.
+    """
 
     task: Task
     policy: Policy
     model: Transformer
     mesh: jax.sharding.Mesh
     optimizer: optax.GradientTransformation
+    kept: tuple[Demonstration, ...]
 
 
 def prepare(config: Any) -> Setup:
@@ -55,12 +61,16 @@ def prepare(config: Any) -> Setup:
         InputError: what is wrong with the config, the policy or the mesh.
     """
     check_network(config)
+    check_fitting(config)
     task = get_task(
         config.task, termination=config.termination, conclusion=config.conclusion
     )
-    if task.demonstrate is None:
-        raise InputError(f'task={config.task!r}: there are no demonstrations to warm start on')
-    if bool(config.policy) == bool(config.model):
+    if task.demonstrate is None and not config.demonstrations_file:
+        raise InputError(
+            f'task={config.task!r}: there are no demonstrations to warm start on; give '
+            'demonstrations_file, traces that another run has kept'
+        )
+    if bool(config.policy) == bool(config.get('model')):
         raise InputError('give either policy, to begin from, or model, the shape of a fresh one')
     if config.policy and config.parent:
         raise InputError(f'parent={config.parent!r} is for a fresh policy, and policy is given')
@@ -76,10 +86,14 @@ def prepare(config: Any) -> Setup:
             f'policy={config.policy!r}: demonstrations need a tokenizer, a chat template and a '
             'token that ends a response'
         )
-    optimizer = make_optimizer(
-        OptimizerConfig(**config.optimizer), config.num_steps, trained_dtype(model)
+    kept = (
+        read_demonstrations(config.demonstrations_file, policy, config.row_tokens)
+        if config.demonstrations_file else []
     )
-    return Setup(task, policy, model, mesh, optimizer)
+    return Setup(
+        task, policy, model, mesh, read_optimizer(config, model, config.num_steps),
+        tuple(trace.demonstration for trace in kept),
+    )
 
 
 def _fresh_policy(config: Any, mesh: jax.sharding.Mesh, task: Task) -> Policy:
@@ -135,12 +149,6 @@ def encode_demonstration(
     )
 
 
-def finished_policy(setup: Setup, state: TrainState) -> Policy:
-    """The policy that a state holds, adapters folded in."""
-    frozen = setup.policy.params if setup.model.lora_rank else {}
-    return dataclasses.replace(setup.policy, params=merge(join(state.params, frozen)))
-
-
 def train_supervised(config: Any, workdir: Path) -> bool:
     """Trains a policy on demonstrations and writes it to `workdir/policy`.
 
@@ -155,60 +163,46 @@ def train_supervised(config: Any, workdir: Path) -> bool:
         InputError: see `prepare`.
     """
     setup = prepare(config)
-    problems = setup.task.problems('train')
-    frozen = setup.policy.params if config.lora_rank else {}
-    update = make_update(
-        setup.model, setup.optimizer, supervised_loss, setup.mesh,
-        rows=config.rows_per_step, microbatch_rows=config.microbatch_rows,
-    )
+    fit = make_fit(setup, config)
+    epochs = Epochs(setup.kept, (config.seed,)) if setup.kept else None
+    problems = None if epochs else setup.task.problems('train')
 
     def begin() -> TrainState:
         key = jax.random.key(config.seed)
         return start_training(setup.model, setup.policy.params, setup.optimizer, setup.mesh, key)
 
-    def batch_of(step: int) -> SupervisedBatch:
-        """The batch follows from seed and step alone, so a resumed run needs no data position."""
+    def written(step: int) -> Iterator[Demonstration]:
+        """Follows from seed and step alone, so a resumed run needs no data position."""
+        assert problems
         rng = np.random.default_rng([config.seed, step])
-
-        def demonstrations():
-            while True:
-                problem = problems[int(rng.integers(len(problems)))]
-                yield encode_demonstration(
-                    setup.task, problem, setup.policy, config.demonstrations, rng
-                )
-
-        packed = pack(
-            demonstrations(), rows=config.rows_per_step, length=config.row_tokens,
-            answer_weight=config.answer_weight,
-        )
-        return SupervisedBatch(
-            packed.tokens_BT, packed.positions_BT, packed.segments_BT, packed.weights_BT
-        )
+        while True:
+            problem = problems[int(rng.integers(len(problems)))]
+            yield encode_demonstration(
+                setup.task, problem, setup.policy, config.demonstrations, rng
+            )
 
     def step(state: TrainState, number: int) -> tuple[TrainState, dict[str, Any]]:
-        started = time.monotonic()
-        batch = batch_of(number)
-        made = time.monotonic()
-        state, metrics = update(state, frozen, batch)
-        metrics = dict(jax.device_get(metrics))
-        ended = time.monotonic()
-        tokens = int((batch.positions_BT >= 0).sum())
-        metrics['packed_share'] = tokens / batch.positions_BT.size
-        metrics['data_seconds'] = made - started
-        metrics['update_seconds'] = ended - made
-        metrics['tokens_per_second'] = tokens / (ended - started)
+        state, metrics = fit(state, epochs.upcoming() if epochs else written(number))
+        if epochs:
+            epochs.advance(metrics['demonstrations'])
         return state, metrics
 
+    def position() -> dict[str, Any]:
+        about = {'seed': config.seed, 'policy': config.policy}
+        return about | ({'demonstrations': epochs.state()} if epochs else {})
+
     def restore_position(meta: dict[str, Any]) -> None:
-        if frozen:  # A checkpoint does not hold it.
+        if config.lora_rank:  # A checkpoint does not hold what is frozen.
             check_origin(meta.get('policy'), config.policy, workdir)
+        if epochs:
+            epochs.restore(meta.get('demonstrations', {}))
 
     trainer = Trainer(
         begin=begin,
         goes_on=lambda done: done < config.num_steps,
         target=abstract_state(setup.model, setup.optimizer, setup.mesh),
         step=step,
-        position=lambda: {'seed': config.seed, 'policy': config.policy},
+        position=position,
         restore_position=restore_position,
         shown=('loss', 'grad_norm', 'tokens_per_second'),
     )
@@ -220,10 +214,5 @@ def train_supervised(config: Any, workdir: Path) -> bool:
         state = run_loop(trainer, loop, workdir)
     if state is None:
         return False
-    save_policy(workdir / 'policy', finished_policy(setup, state), config.save_dtype)
-    if config.lora_rank:
-        save_adapters(
-            workdir / 'adapter', state.params, setup.policy.config, config.policy,
-            config.save_dtype,
-        )
+    save_finished(setup, config, state, workdir)
     return True

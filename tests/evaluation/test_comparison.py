@@ -1,15 +1,19 @@
 """A comparison trains, evaluates and reports each arm once; its numbers over seeds."""
 
+import dataclasses
 import json
 
+import ml_collections
 import numpy as np
 import pytest
 
-from configs.countdown import comparison, warm_start
+from configs.countdown import IMITATIONS, RECIPES, comparison, warm_start
 from mrt_jax.errors import InputError
 from mrt_jax.evaluation.comparison import Contestant, compare, report_run
 from mrt_jax.evaluation.results_table import results_tables, write_markdown
 from mrt_jax.evaluation.seeds import SeedStatistics, difference, estimate, relative_gain
+from mrt_jax.tasks.task import Verdict, get_task
+from mrt_jax.training import rl_setup
 from mrt_jax.training.reinforcement import train_policy
 from mrt_jax.training.supervised import train_supervised
 from tests.evaluation.synthetic import make_records
@@ -79,7 +83,9 @@ def test_a_comparison_at_equal_updates_and_at_equal_tokens(config, tmp_path):
     assert names[3:] in (['grpo, equal tokens'], ['mrt, equal tokens'])
     table = (tmp_path / 'report' / 'results.md').read_text()
     assert all(f'| {name} |' in table for name in names) and '`command`' in table
-    assert table.count('\n## ') == (3 if names[3].startswith('mrt') else 4)
+    # Differences to each reference; beside those that are not the start, gains too.
+    assert table.count('\n## ') == (4 if names[3].startswith('mrt') else 6)
+    assert '## Beside grpo\n' in table and '## Beside warm start' not in table
     totals = {}
     for arm in ('grpo', 'mrt'):
         lines = (tmp_path / 'runs' / f'{arm}-0' / 'metrics.jsonl').read_text().splitlines()
@@ -98,6 +104,38 @@ def test_a_comparison_at_equal_updates_and_at_equal_tokens(config, tmp_path):
     other.evaluation.num_samples = 2
     with pytest.raises(InputError, match=f'{longer}-0/policy holds the policy of step'):
         compare(other, tmp_path)
+
+
+def test_fine_tuning_beside_reinforcement_learning(config, tmp_path, monkeypatch):
+    """Arms of other objectives; those that sample go on to equal tokens, those that do not stay."""
+    right = Verdict(True, None, 'equal')
+    monkeypatch.setattr(rl_setup, 'get_task', lambda name, **texts: dataclasses.replace(
+        get_task(name, **texts), check=lambda response, answer: right
+    ))
+    mixed = config.copy_and_resolve_references()
+    mixed.seeds = (0,)
+    mixed.policy = save_untrained_policy(tmp_path / 'untrained', sharpness=1)
+    own = dict(rows_per_step=8)
+    mixed.arms = ml_collections.ConfigDict({
+        'grpo': RECIPES['grpo'],
+        'star': IMITATIONS['star']() | own | dict(
+            num_steps=2, steps_per_iteration=1, problems_per_iteration=4
+        ),
+        'sft': IMITATIONS['sft_same_data']() | own | dict(num_steps=3),
+    })
+    assert compare(mixed, tmp_path)
+    summary = json.loads((tmp_path / 'report' / 'summary.json').read_text())
+    names = list(summary['policies'])
+    assert names == ['warm start', 'grpo', 'sft', 'star', 'grpo, equal tokens']
+    table = (tmp_path / 'report' / 'results.md').read_text()
+    assert '| star | 2 |' in table and '| sft | 3 | 0.00 |' in table
+    lines = {
+        arm: (tmp_path / 'runs' / f'{arm}-0' / 'metrics.jsonl').read_text().splitlines()
+        for arm in ('grpo', 'star', 'sft')
+    }
+    assert [len(lines[arm]) for arm in ('star', 'sft')] == [2, 3]
+    totals = [json.loads(lines[arm][-1])['sampled_tokens_total'] for arm in ('grpo', 'star')]
+    assert totals[0] >= totals[1] and len(lines['grpo']) > 1
 
 
 def test_a_run_that_goes_on_is_evaluated_anew(config, tmp_path):
@@ -135,9 +173,18 @@ def test_tables_compare_with_every_reference(tmp_path):
         name: Contestant([make_records(solve=solve, seed=seed) for seed in range(2)], [])
         for name, solve in {'base': 0.3, 'better': 0.6, 'same': 0.3}.items()
     }
-    tables = results_tables(results, [40, 60], ['base', 'better'])
-    assert [table.title for table in tables] == ['By algorithm', 'Less base', 'Less better']
+    tables = results_tables(results, [20, 40, 60], ['base', 'better'], start='base')
+    assert [table.title for table in tables] == [
+        'By algorithm', 'Less base', 'Less better', 'Beside better'
+    ]
     assert [row[0] for row in tables[2].rows] == ['base', 'same']
+    assert [name for name in tables[0].columns if 'regret at' in name] == [
+        f'normalized regret at {budget} tokens' for budget in (60, 20, 40)
+    ]
+    [(name, gain, on_success, on_votes)] = tables[3].rows
+    assert name == 'same' and float(gain.split()[0]) == pytest.approx(0, abs=0.2)
+    assert on_success.startswith('–')  # It never gets as far as the better one.
+    assert 0 < float(on_votes.split()[0])
     (_, better), (_, same) = (
         (row[0], row[tables[1].columns.index('normalized regret at 60 tokens')])
         for row in tables[1].rows
@@ -147,7 +194,8 @@ def test_tables_compare_with_every_reference(tmp_path):
     lines = (tmp_path / 'results.md').read_text().splitlines()
     assert lines[:4] == ['# Title', '', '`python -m command`', '']
     widths = [line.count(' | ') for line in lines if line.startswith('| ')]
-    assert widths == [6] * 5 + [3] * 8  # The line below the columns counts too.
+    # The line below the columns counts too.
+    assert widths == [9] * 5 + [3] * 8 + [3] * 3
 
 
 def test_a_comparison_of_nothing_is_refused(config, tmp_path):

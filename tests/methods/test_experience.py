@@ -86,6 +86,23 @@ def test_the_second_round_asks_where_neighbours_are_in_doubt(traces, ask):
     assert ((both.answer_tokens_BE >= 1) == mask_BE).all()
 
 
+def test_right_answers_are_right_and_ended(traces, ask):
+    _, experience, _ = traces
+    proof = ask(branches=4, rounds=2)
+    tokens_BT = np.asarray(experience.rollout.tokens_BT)
+    texts = {tuple(traces[0].tokenizer.encode(text)) for text in (TERMINATION, CONCLUSION)}
+    assert proof.answered.right
+    for (row, column), right in proof.answered.right.items():
+        assert proof.success.mean_BE[row, column] > 0
+        assert right.termination in texts and right.answer[-1] in range(20, 24)
+        prefix = tokens_BT[row, : experience.episodes.boundaries_BE[row, column]].tolist()
+        response = traces[0].tokenizer.decode([*prefix, *right.termination, *right.answer])
+        assert sum(response.encode()) % 2 == 0
+    # Answers of the first round come first.
+    once = ask(branches=2)
+    assert once.answered.right.items() <= proof.answered.right.items()
+
+
 def test_common_draws_reach_the_meta_prover(ask):
     """The empty prefix has the random numbers that it has without; other boundaries have those."""
     own, common = (

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrt_jax.methods.sft import Demonstration, pack
+from mrt_jax.errors import InputError
+from mrt_jax.methods.sft import Demonstration, Epochs, pack
 
 LENGTH = 12
 
@@ -53,3 +54,40 @@ def test_packed_rows_hold_demonstrations_whole(items, answer_weight):
 def test_a_demonstration_longer_than_a_row_is_refused():
     with pytest.raises(ValueError, match='a packed row 12'):
         pack([Demonstration((1,) * 8, (2,) * 3, (3,) * 2)], rows=2, length=LENGTH)
+
+
+def numbered(count):
+    return [Demonstration((1,), (2,), (10 + number,)) for number in range(count)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 6), st.lists(st.integers(0, 6), max_size=8))
+def test_every_epoch_holds_every_demonstration_once(count, steps):
+    epochs, items = Epochs(numbered(count), (0, 1)), numbered(count)
+    used = []
+    for step in (min(step, count) for step in steps):
+        batch = list(epochs.upcoming())
+        assert len(batch) == count
+        used += batch[:step]
+        epochs.advance(step)
+    for start in range(0, len(used) - count + 1, count):
+        assert sorted(used[start : start + count], key=items.index) == items
+    # Another reader goes on where this one is.
+    resumed = Epochs(numbered(count), (0, 1))
+    resumed.restore(epochs.state())
+    assert list(resumed.upcoming()) == list(epochs.upcoming())
+
+
+def test_epochs_have_orders_of_their_own():
+    first, other = Epochs(numbered(20), (0, 1)), Epochs(numbered(20), (0, 2))
+    before = list(first.upcoming())
+    first.advance(20)
+    assert list(first.upcoming()) != before != list(other.upcoming())
+
+
+def test_epochs_go_on_with_the_same_demonstrations_only():
+    state = Epochs(numbered(3), (0,)).state()
+    with pytest.raises(InputError, match='other demonstrations'):
+        Epochs(numbered(4), (0,)).restore(state)
+    with pytest.raises(InputError, match='other demonstrations'):
+        Epochs(numbered(3), (0,)).restore({})

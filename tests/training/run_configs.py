@@ -1,5 +1,6 @@
 """Runs small enough for tests: an untrained policy that the countdown tokeniser reads."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +17,17 @@ from tests.tiny import tiny_model
 
 
 def save_untrained_policy(
-    folder: Path, words: Sequence[str] = WORDS, template: str = CHAT_TEMPLATE
+    folder: Path, sharpness: float = 8, words: Sequence[str] = WORDS,
+    template: str = CHAT_TEMPLATE,
 ) -> str:
-    """A tiny policy folder whose traces have attempts and ends now and then."""
+    """A tiny policy folder whose traces have attempts and ends now and then.
+
+    With a `sharpness` of 1 its tokens are nearly uniform; with 8 some of them repeat.
+    """
     tokenizer = countdown_tokenizer(words)
     # Divisible by 8, for meshes.
     model, params = tiny_model(vocab_size=-(-tokenizer.vocab_size // 8) * 8)
-    params = {**params, 'embedding': 8 * params['embedding']}
+    params = {**params, 'embedding': sharpness * params['embedding']}
     chat = ChatTemplate(template, tokenizer.special_tokens)
     eos_ids = (*tokenizer.eos_ids, *range(20, 40))
     return str(save_policy(folder, Policy(model.config, params, tokenizer, chat, eos_ids)))
@@ -45,3 +50,12 @@ def small_run(
 def keep_data_in(folder: Path) -> None:
     """Builds datasets below a folder of the tests rather than the user's."""
     os.environ['MRT_JAX_DATA'] = str(folder)
+
+
+def read_steps(workdir: Path, clocks: bool = False) -> list[dict]:
+    """The lines of a run's metrics; without `clocks` only what is the same when repeated."""
+    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    if clocks:
+        return lines
+    suffixes = ('_seconds', '_per_second')
+    return [{k: v for k, v in line.items() if not k.endswith(suffixes)} for line in lines]

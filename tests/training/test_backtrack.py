@@ -1,6 +1,6 @@
 """The variants of `configs/backtrack.py`, for a few steps at the smallest size."""
 
-import json
+import dataclasses
 
 import numpy as np
 import pytest
@@ -9,11 +9,17 @@ from configs import backtrack
 from mrt_jax.errors import InputError
 from mrt_jax.policies.load import load_policy
 from mrt_jax.tasks.countdown_tokenizer import DIRECT_CHAT_TEMPLATE
-from mrt_jax.tasks.task import get_task
-from mrt_jax.training import reinforcement
+from mrt_jax.tasks.task import Verdict, get_task
+from mrt_jax.training import reinforcement, rl_setup
+from mrt_jax.training.objectives import train
 from mrt_jax.training.reinforcement import train_policy
 from mrt_jax.training.supervised import train_supervised
-from tests.training.run_configs import keep_data_in, save_untrained_policy, small_run
+from tests.training.run_configs import (
+    keep_data_in,
+    read_steps,
+    save_untrained_policy,
+    small_run,
+)
 
 
 @pytest.fixture(scope='module')
@@ -21,11 +27,7 @@ def policy(tmp_path_factory):
     keep_data_in(tmp_path_factory.mktemp('data'))
     words = get_task('countdown_backtrack').words
     folder = tmp_path_factory.mktemp('policy') / 'untrained'
-    return save_untrained_policy(folder, words, DIRECT_CHAT_TEMPLATE)
-
-
-def read_steps(workdir):
-    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    return save_untrained_policy(folder, 1, words, DIRECT_CHAT_TEMPLATE)
 
 
 def run(policy, variant, **changes):
@@ -41,6 +43,25 @@ def test_reinforcement(policy, variant, tmp_path):
     assert (steps[0].get('prover_tokens', 0) > 0) == (variant in ('mrt', 'mrt_to_go'))
     assert ('prefix_staleness' in steps[0]) == (variant == 'mrt_rl')
     assert (tmp_path / 'policy' / 'model.safetensors').is_file()
+
+
+@pytest.mark.parametrize('variant', backtrack.SELF_TAUGHT)
+def test_self_taught(policy, variant, tmp_path):
+    right = lambda response, answer: Verdict(True, 'x', 'equal')  # noqa: E731
+    config = run(
+        policy, variant, problems_per_iteration=4, steps_per_iteration=1, rows_per_step=8,
+        max_answer_tokens=8,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        # An untrained policy is never right, and has nothing to keep: here it always is.
+        patch.setattr(
+            rl_setup, 'get_task',
+            lambda name, **texts: dataclasses.replace(get_task(name, **texts), check=right),
+        )
+        assert train(config, tmp_path)
+    steps = read_steps(tmp_path)
+    assert len(steps) == 2 and all(np.isfinite(step['loss']) for step in steps)
+    assert ('prover_tokens' in steps[0]) == (variant == 'mrt_star')
 
 
 def test_self_correction_needs_attempts_that_show_their_result(policy):

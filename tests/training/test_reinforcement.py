@@ -1,6 +1,5 @@
 """Runs of reinforcement learning: compilations, resuming, stopping, meshes, bad configs."""
 
-import json
 import os
 import signal
 
@@ -20,21 +19,18 @@ from mrt_jax.training.objective import UpdateBatch
 from mrt_jax.training.reinforcement import train_policy
 from mrt_jax.training.rl_batch import correct_mismatch
 from mrt_jax.training.rl_setup import prepare
-from tests.training.run_configs import keep_data_in, save_untrained_policy, small_run
+from tests.training.run_configs import (
+    keep_data_in,
+    read_steps,
+    save_untrained_policy,
+    small_run,
+)
 
 
 @pytest.fixture(scope='module')
 def policy(tmp_path_factory):
     keep_data_in(tmp_path_factory.mktemp('data'))
     return save_untrained_policy(tmp_path_factory.mktemp('policy') / 'untrained')
-
-
-def read_steps(workdir, clocks=False):
-    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-    if clocks:
-        return lines
-    suffixes = ('_seconds', '_per_second')
-    return [{k: v for k, v in line.items() if not k.endswith(suffixes)} for line in lines]
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,159 @@
+"""Supervised updates: what every kind of fine-tuning on demonstrations shares."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import optax
+
+from mrt_jax.errors import InputError
+from mrt_jax.methods.kept_traces import KeptTrace, read_kept
+from mrt_jax.methods.sft import Demonstration, pack
+from mrt_jax.models.lora import join, merge
+from mrt_jax.models.transformer import Transformer
+from mrt_jax.policies.adapters import save_adapters
+from mrt_jax.policies.policy import Policy
+from mrt_jax.policies.save import save_policy
+from mrt_jax.training.network import trained_dtype
+from mrt_jax.training.objective import SupervisedBatch, supervised_loss
+from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
+from mrt_jax.training.state import TrainState
+from mrt_jax.training.update import make_update
+
+Fit = Callable[[TrainState, Iterable[Demonstration]], tuple[TrainState, dict[str, Any]]]
+
+
+class Setup(Protocol):
+    """What a run of fine-tuning fixes before its first step, whatever else it does.
+
+    Attributes:
+        policy: the one that it begins from.
+        model: its network.
+        mesh: on which it lies.
+        optimizer: see `read_optimizer`.
+    """
+
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def model(self) -> Transformer: ...
+    @property
+    def mesh(self) -> jax.sharding.Mesh: ...
+    @property
+    def optimizer(self) -> optax.GradientTransformation: ...
+
+
+def check_fitting(config: Any) -> None:
+    """Checks the keys of the supervised loss.
+
+    Raises:
+        InputError: names the key and what it may be.
+    """
+    if config.answer_weight <= 0:
+        raise InputError(f'answer_weight={config.answer_weight} must be above 0')
+    if config.confidence_n < 1:
+        raise InputError(
+            f'confidence_n={config.confidence_n} must be at least 1; 1 is cross entropy'
+        )
+    if config.confidence_n > 1 and config.answer_weight != 1:
+        raise InputError(
+            f'confidence_n={config.confidence_n} limits the probability of whole demonstrations, '
+            f'whose tokens count alike: give answer_weight=1, not {config.answer_weight}'
+        )
+
+
+def read_optimizer(config: Any, model: Transformer, updates: int) -> optax.GradientTransformation:
+    """The optimiser of so many updates.
+
+    Raises:
+        InputError: see `OptimizerConfig`.
+    """
+    return make_optimizer(
+        OptimizerConfig(**config.optimizer), updates, trained_dtype(model)
+    )
+
+
+def read_demonstrations(file: str | Path, policy: Policy, row_tokens: int) -> list[KeptTrace]:
+    """Kept traces, as a policy reads them.
+
+    Args:
+        file: of traces, see `write_kept`.
+        policy: the one that is to imitate them; has a tokenizer.
+        row_tokens: of the rows that they are packed into.
+
+    Raises:
+        InputError: see `read_kept`; or a trace is longer than a row.
+    """
+    assert policy.tokenizer
+    kept = read_kept(file, policy.tokenizer, policy.config.vocab_size)
+    longest = max(len(trace.demonstration.tokens) for trace in kept)
+    if longest > row_tokens:
+        raise InputError(
+            f'{file}: the longest trace has {longest} tokens, more than row_tokens={row_tokens}: '
+            'raise row_tokens'
+        )
+    return kept
+
+
+def make_fit(setup: Setup, config: Any) -> Fit:
+    """Builds the step (state, demonstrations) -> (state, metrics).
+
+    It packs demonstrations until one fits nowhere, so an endless iterator is fine. Metrics are
+    those of the update, `demonstrations`, how many it took, `packed_share` and clocks.
+
+    Raises:
+        InputError: see `make_update`.
+    """
+    update = make_update(
+        setup.model, setup.optimizer,
+        functools.partial(supervised_loss, confidence_n=config.confidence_n), setup.mesh,
+        rows=config.rows_per_step, microbatch_rows=config.microbatch_rows,
+    )
+    frozen = setup.policy.params if config.lora_rank else {}
+
+    def fit(
+        state: TrainState, demonstrations: Iterable[Demonstration]
+    ) -> tuple[TrainState, dict[str, Any]]:
+        started = time.monotonic()
+        packed = pack(
+            demonstrations, rows=config.rows_per_step, length=config.row_tokens,
+            answer_weight=config.answer_weight,
+        )
+        made = time.monotonic()
+        batch = SupervisedBatch(
+            packed.tokens_BT, packed.positions_BT, packed.segments_BT, packed.weights_BT
+        )
+        state, metrics = update(state, frozen, batch)
+        metrics = dict(jax.device_get(metrics))
+        ended = time.monotonic()
+        tokens = int((packed.positions_BT >= 0).sum())
+        metrics |= {
+            'demonstrations': int((packed.positions_BT == 0).sum()),
+            'packed_share': tokens / packed.positions_BT.size,
+            'data_seconds': made - started,
+            'update_seconds': ended - made,
+            'tokens_per_second': tokens / (ended - started),
+        }
+        return state, metrics
+
+    return fit
+
+
+def finished_policy(setup: Setup, state: TrainState) -> Policy:
+    """The policy that a state holds, adapters folded in."""
+    frozen = setup.policy.params if setup.model.lora_rank else {}
+    return dataclasses.replace(setup.policy, params=merge(join(state.params, frozen)))
+
+
+def save_finished(setup: Setup, config: Any, state: TrainState, workdir: Path) -> None:
+    """Writes `workdir/policy`, and `workdir/adapter` if there are adapters."""
+    save_policy(workdir / 'policy', finished_policy(setup, state), config.save_dtype)
+    if config.lora_rank:
+        save_adapters(
+            workdir / 'adapter', state.params, setup.policy.config, config.policy,
+            config.save_dtype,
+        )

@@ -1,0 +1,348 @@
+"""STaR and MRT (STaR): sample, keep the best traces, fine-tune on them, and again.
+
+arXiv 2503.07572, algorithm 1 (MRT section 3.1), and arXiv 2203.14465. An iteration samples traces
+with the policy as it is, asks the meta-prover where progress decides, keeps what `methods.star`
+selects, and imitates that for some updates.
+"""
+
+import collections
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from mrt_jax.data.iterator import ProblemIterator
+from mrt_jax.errors import InputError
+from mrt_jax.kernels.progress import progress
+from mrt_jax.methods.experience import Experience, Proof
+from mrt_jax.methods.sft import Epochs
+from mrt_jax.methods.star import SelectionConfig, select
+from mrt_jax.models.lora import join
+from mrt_jax.models.transformer import Transformer
+from mrt_jax.policies.policy import Policy
+from mrt_jax.sharding.rules import use_mesh
+from mrt_jax.tasks.task import Problem
+from mrt_jax.training import rl_setup
+from mrt_jax.training.collect import ask_prover, roll_out
+from mrt_jax.training.fitting import check_fitting, make_fit, read_optimizer, save_finished
+from mrt_jax.training.iterations import (
+    Iteration,
+    fingerprint,
+    iteration_folder,
+    read_iteration,
+    read_kept_of,
+    write_iteration,
+)
+from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
+from mrt_jax.training.reinforcement import validate
+from mrt_jax.training.rl_batch import describe
+from mrt_jax.training.state import TrainState, abstract_state, start_training
+from mrt_jax.training.workdir import check_origin
+
+FINE_TUNE_FROM = ('last', 'start')
+# What traces depend on besides the parameters that sample them.
+_SAMPLING_KEYS = (
+    'seed', 'policy', 'task', 'termination', 'conclusion', 'compute_dtype', 'sampling',
+    'max_prompt_tokens', 'max_thinking_tokens', 'max_answer_tokens', 'max_boundaries',
+    'window_tokens', 'problems_per_iteration', 'prompts_per_step', 'group_size', 'branches',
+    'prover_rounds', 'common_draws', 'selection', 'cut', 'keep_per_problem',
+)
+_TOTALS = ('sampled_tokens', 'prover_tokens')
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a run fixes before its first step.
+
+    Attributes:
+        sampler: how traces are sampled and proved, as in reinforcement learning.
+        selection: what is kept.
+        optimizer: of the updates.
+    """
+
+    sampler: rl_setup.Setup
+    selection: SelectionConfig
+    optimizer: optax.GradientTransformation
+
+    @property
+    def config(self) -> Any:
+        return self.sampler.config
+
+    @property
+    def policy(self) -> Policy:
+        return self.sampler.policy
+
+    @property
+    def model(self) -> Transformer:
+        return self.sampler.model
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        return self.sampler.mesh
+
+
+def prepare(config: Any) -> Setup:
+    """Reads the policy and the data, and checks the config against them; compiles nothing.
+
+    Raises:
+        InputError: what is wrong with the config, the policy folder or the mesh.
+    """
+    selection = SelectionConfig(config.selection, config.cut, config.keep_per_problem)
+    check_fitting(config)
+    if config.fine_tune_from not in FINE_TUNE_FROM:
+        raise InputError(
+            f'fine_tune_from={config.fine_tune_from!r} is unknown; known: '
+            f'{", ".join(FINE_TUNE_FROM)}'
+        )
+    for name, unit in (
+        ('num_steps', 'steps_per_iteration'), ('problems_per_iteration', 'prompts_per_step')
+    ):
+        if config[unit] < 1 or config[name] < 1 or config[name] % config[unit]:
+            raise InputError(
+                f'{name}={config[name]} must be a multiple of {unit}={config[unit]}, both at '
+                'least 1'
+            )
+    sampler = rl_setup.prepare(config)
+    if config.problems_per_iteration > len(sampler.problems):
+        raise InputError(
+            f'problems_per_iteration={config.problems_per_iteration}, but {config.task} has '
+            f'{len(sampler.problems)} problems to train on'
+        )
+    text = max(len(sampler.reader.terminals.termination_tokens),
+               len(sampler.reader.conclusion_tokens))
+    longest = sum((config.max_prompt_tokens, config.max_thinking_tokens, text,
+                   config.max_answer_tokens))
+    if longest > config.row_tokens:
+        raise InputError(
+            f'row_tokens={config.row_tokens} is less than the {longest} tokens of the longest '
+            'trace that may be kept: raise row_tokens'
+        )
+    updates = (
+        config.num_steps if config.fine_tune_from == 'last' else config.steps_per_iteration
+    )
+    return Setup(sampler, selection, read_optimizer(config, sampler.model, updates))
+
+
+def train_star(config: Any, workdir: Path) -> bool:
+    """Trains the policy that a config names and writes it to `workdir/policy`.
+
+    Args:
+        config: see `configs/countdown.py:star`.
+        workdir: checkpoints, metrics, `iterations/` and the policy folder go there.
+
+    Returns:
+        Whether the last step was reached; else SIGTERM has stopped the run, which can go on.
+
+    Raises:
+        InputError: see `prepare`; or an iteration has kept nothing.
+        NonFiniteError: see `run_loop`.
+    """
+    setup = prepare(config)
+    fit = make_fit(setup, config)
+    frozen = setup.policy.params if config.lora_rank else {}
+    run = _Run(setup, workdir)
+
+    def begin() -> TrainState:
+        key = jax.random.key(config.seed)
+        return start_training(setup.model, setup.policy.params, setup.optimizer, setup.mesh, key)
+
+    def step(state: TrainState, number: int) -> tuple[TrainState, dict[str, Any]]:
+        iteration, place = divmod(number, config.steps_per_iteration)
+        figures: dict[str, Any] = {}
+        if place == 0:
+            figures = run.begin_iteration(iteration, join(state.params, frozen))
+            if config.fine_tune_from == 'start':
+                state = begin().replace(
+                    step=state.step, skipped_in_a_row=state.skipped_in_a_row
+                )
+        epochs = run.epochs_of(iteration)
+        state, metrics = fit(state, epochs.upcoming())
+        epochs.advance(metrics['demonstrations'])
+        if config.evaluate_every and (number + 1) % config.evaluate_every == 0:
+            metrics |= validate(setup.sampler, join(state.params, frozen))
+        return state, {
+            **metrics, **figures, 'iteration': iteration, 'sampled_tokens_total': run.sampled,
+        }
+
+    def goes_on(done: int) -> bool:
+        return (
+            done < config.num_steps
+            or run.sampled < config.num_sampled_tokens
+            # What was sampled is trained on to the end.
+            or done % config.steps_per_iteration > 0
+        )
+
+    def restore_position(meta: dict[str, Any]) -> None:
+        # A checkpoint does not hold what is frozen, nor what iterations may begin from.
+        if frozen or config.fine_tune_from == 'start':
+            check_origin(meta['policy'], config.policy, workdir)
+        run.restore(meta)
+
+    trainer = Trainer(
+        begin=begin,
+        goes_on=goes_on,
+        target=abstract_state(setup.model, setup.optimizer, setup.mesh),
+        step=step,
+        position=run.position,
+        restore_position=restore_position,
+        shown=('loss', 'reward', 'regret', 'progress', 'kept_share', 'response_tokens'),
+    )
+    loop = LoopConfig(
+        config.num_steps, config.checkpoint_every, config.keep_checkpoints,
+        config.max_skipped_in_a_row,
+    )
+    with use_mesh(setup.mesh):
+        state = run_loop(trainer, loop, workdir)
+    if state is None:
+        return False
+    save_finished(setup, config, state, workdir)
+    return True
+
+
+class _Run:
+    """What a step reads besides the state: which problems come next, and what has been kept.
+
+    Attributes:
+        sampled: tokens sampled so far, the meta-prover's included.
+    """
+
+    def __init__(self, setup: Setup, workdir: Path) -> None:
+        config = setup.config
+        self._setup, self._workdir = setup, workdir
+        self._problems = ProblemIterator(
+            setup.sampler.problems, config.problems_per_iteration, config.seed
+        )
+        self._epochs: Epochs | None = None
+        self._saved_epochs: dict[str, Any] = {}
+        self.sampled = 0
+
+    def begin_iteration(self, number: int, params: Any) -> dict[str, Any]:
+        """Samples an iteration's traces, or reads them back; returns their figures."""
+        setup, config = self._setup, self._setup.config
+        problems = next(self._problems)
+        folder = iteration_folder(self._workdir, number)
+        settings = json.loads(config.to_json_best_effort())
+        origin = {
+            'iteration': number,
+            'sampled_by': fingerprint(params),
+            **{key: settings[key] for key in _SAMPLING_KEYS},
+        }
+        iteration, clocks = read_iteration(folder, origin, setup.policy), {}
+        if iteration is None:
+            if folder.exists():
+                print(
+                    f'{folder} is of another run, or was cut short: sampling again',
+                    file=sys.stderr,
+                )
+            key = jax.random.fold_in(jax.random.key(config.seed), number)
+            iteration, clocks = sample_iteration(setup, params, problems, key, number)
+            write_iteration(folder, iteration, origin, setup.policy)
+        self._epochs = self._make_epochs(number, iteration.kept)
+        self.sampled += sum(int(iteration.figures.get(name, 0)) for name in _TOTALS)
+        return {**iteration.figures, **clocks}
+
+    def epochs_of(self, number: int) -> Epochs:
+        """What the updates of an iteration imitate."""
+        if self._epochs is None:  # The run goes on in the middle of an iteration.
+            folder = iteration_folder(self._workdir, number)
+            self._epochs = self._make_epochs(number, read_kept_of(folder, self._setup.policy))
+            self._epochs.restore(self._saved_epochs)
+        return self._epochs
+
+    def position(self) -> dict[str, Any]:
+        """JSON object to go on from."""
+        config = self._setup.config
+        return {
+            'seed': config.seed,
+            'policy': config.policy,
+            'data': self._problems.state(),
+            'sampled': self.sampled,
+            'kept': self._epochs.state() if self._epochs else self._saved_epochs,
+        }
+
+    def restore(self, meta: dict[str, Any]) -> None:
+        """Goes back to a position."""
+        self._problems.restore(meta['data'])
+        self.sampled = meta['sampled']
+        self._saved_epochs = meta['kept']
+
+    def _make_epochs(self, number: int, kept: Any) -> Epochs:
+        seed = self._setup.config.seed
+        return Epochs([trace.demonstration for trace in kept], (seed, number))
+
+
+def sample_iteration(
+    setup: Setup, params: Any, problems: list[Problem], key: jax.Array, number: int
+) -> tuple[Iteration, dict[str, float]]:
+    """Samples, segments, proves and selects; returns what is kept and how long it took.
+
+    Figures are means over batches of `prompts_per_step` problems, all of one size; numbers of
+    tokens are sums.
+
+    Raises:
+        InputError: nothing is kept.
+    """
+    config, selection = setup.config, setup.selection
+    kept, clocks = [], {'rollout_seconds': 0.0, 'prover_seconds': 0.0}
+    figures = collections.defaultdict(list)
+    for first in range(0, len(problems), config.prompts_per_step):
+        batch = problems[first : first + config.prompts_per_step]
+        batch_key = jax.random.fold_in(key, first)
+        started = time.monotonic()
+        experience, answers = roll_out(setup.sampler, params, batch, batch_key)
+        rolled = time.monotonic()
+        proof = None
+        if selection.needs_prover:
+            proof = ask_prover(setup.sampler, params, experience, answers, batch_key)
+        clocks['rollout_seconds'] += rolled - started
+        clocks['prover_seconds'] += time.monotonic() - rolled
+        kept += select(
+            selection, setup.sampler.reader, batch, experience, proof,
+            group_size=config.group_size,
+        )
+        for name, value in _describe(setup, experience, proof).items():
+            figures[name].append(np.asarray(value).item())
+    pooled = {
+        name: sum(values) if name in _TOTALS else float(np.mean(values))
+        for name, values in figures.items()
+    }
+    traces = len(problems) * config.group_size
+    if not kept:
+        right, ended = (
+            round(share * traces) for share in (pooled['reward'], 1 - pooled['truncated'])
+        )
+        raise InputError(
+            f'iteration {number} keeps none of {traces} traces of {len(problems)} problems '
+            f'(selection={config.selection!r}, cut={config.cut!r}); {right} of them answer right '
+            f'and {ended} end by themselves: raise problems_per_iteration or group_size, '
+            'max_answer_tokens if few end, or begin from a policy that solves more'
+        )
+    pooled |= {
+        'kept': len(kept),
+        'kept_share': len(kept) / traces,
+        'kept_problems': len({trace.problem for trace in kept}) / len(problems),
+        'kept_tokens': float(np.mean([trace.response_tokens for trace in kept])),
+    }
+    return Iteration(kept, pooled), clocks
+
+
+def _describe(setup: Setup, experience: Experience, proof: Proof | None) -> dict[str, Any]:
+    """Metrics of a batch of traces, named as in reinforcement learning."""
+    metrics = {
+        'reward': experience.rewards_B.mean(),
+        'sampled_tokens': int(np.asarray(experience.rollout.sampled_BT).sum()),
+        **describe(setup.sampler, experience, proof),
+    }
+    if proof is not None:
+        mask_BE = experience.episodes.mask_BE
+        change_BX = progress(proof.success.mean_BE, mask_BE)
+        metrics['progress'] = change_BX.sum() / max(mask_BE[:, 1:].sum(), 1)
+        metrics['progress_total'] = change_BX.sum(axis=1).mean()
+        metrics['prover_tokens'] = proof.sampled_tokens
+    return metrics
