@@ -224,6 +224,7 @@ def _read_batch(
                 response_tokens=len(tokens),
                 finish_tokens=prompt_length + len(tokens) if ended_B[row] else None,
                 forced=forced,
+                thought_ids=tuple(tokens[: boundaries[-1]]),
             )
         )
     return records

@@ -151,12 +151,13 @@ def _training_drawings(
 
 def _draw(path: Path, draw: Any) -> tuple[bytes, bytes]:
     """Draws for light ground, which is also saved to `path`, and for dark."""
-    light, dark = (_to_png(draw(theme), theme) for theme in (LIGHT, DARK))
+    light, dark = (to_png(draw(theme), theme) for theme in (LIGHT, DARK))
     path.write_bytes(light)
     return light, dark
 
 
-def _to_png(figure: Figure, theme: Theme) -> bytes:
+def to_png(figure: Figure, theme: Theme) -> bytes:
+    """The figure as a PNG file."""
     buffer = io.BytesIO()
     # Without the software's version in it, the same numbers give the same file.
     figure.savefig(buffer, format='png', facecolor=theme.background, metadata={'Software': None})

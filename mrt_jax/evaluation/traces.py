@@ -40,6 +40,8 @@ class TraceRecord:
         response_tokens: tokens of the response, end-of-sequence token included.
         finish_tokens: prompt and response tokens if the response ended by itself, else None.
         forced: the thinking budget was spent and the termination text forced.
+        thought_ids: token ids of the thought, the marker that ends it excluded; None in files of
+            earlier versions.
     """
 
     problem: str
@@ -59,6 +61,7 @@ class TraceRecord:
     response_tokens: int
     finish_tokens: int | None
     forced: bool
+    thought_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         boundaries = len(self.episodes) + 1
@@ -78,6 +81,8 @@ def anytime_tokens(
     prefix_tokens: Iterable[int],
     termination_tokens: Iterable[int],
     answer_tokens: Iterable[float],
+    *,
+    behind: float | None = None,
 ) -> tuple[float, ...]:
     """Tokens spent by an answer at each boundary: MRT section 6.2 with the mean over all answers.
 
@@ -90,11 +95,13 @@ def anytime_tokens(
         prefix_tokens: response tokens in the prefix of each boundary.
         termination_tokens: tokens of the text that ends the thought there.
         answer_tokens: mean tokens of the answers sampled there.
+        behind: tokens spent at a boundary before these; None if the first is the trace's first.
     """
     spent: list[float] = []
     for parts in zip(prefix_tokens, termination_tokens, answer_tokens, strict=True):
         measured = float(prompt_tokens + sum(parts))
-        spent.append(max(measured, spent[-1] + 1) if spent else measured)
+        behind = measured if behind is None else max(measured, behind + 1)
+        spent.append(behind)
     return tuple(spent)
 
 
@@ -137,10 +144,14 @@ def read_traces(path: str | os.PathLike) -> dict[str, list[TraceRecord]]:
 def _from_json(line: dict[str, Any]) -> TraceRecord:
     fields = {}
     for field in dataclasses.fields(TraceRecord):
-        value = line[field.name]
-        is_answer = field.name == 'answer'
-        fields[field.name] = tuple(value) if isinstance(value, list) and not is_answer else value
+        if field.name in line or field.default is dataclasses.MISSING:
+            value = line[field.name]
+            fields[field.name] = value if field.name == 'answer' else _as_tuples(value)
     return TraceRecord(**fields)
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def by_problem(records: Iterable[TraceRecord]) -> dict[str, list[TraceRecord]]:
