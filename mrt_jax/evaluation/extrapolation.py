@@ -70,7 +70,9 @@ class ExtrapolatedRecord(TraceRecord):
         extrapolated_success_stderr: binomial standard error of J.
         extrapolated_sampled_tokens: tokens sampled in the rounds up to there, those included that
             were dropped because a round cut them short.
-        extrapolated_text: what each round has added, its cue included; '' where nothing was whole.
+        extrapolated_ids: token ids that each round has added, its cue included; none where nothing
+            was whole.
+        extrapolated_text: the same as text.
     """
 
     start_tokens: float
@@ -80,6 +82,7 @@ class ExtrapolatedRecord(TraceRecord):
     extrapolated_success: tuple[float, ...]
     extrapolated_success_stderr: tuple[float, ...]
     extrapolated_sampled_tokens: tuple[int, ...]
+    extrapolated_ids: tuple[tuple[int, ...], ...]
     extrapolated_text: tuple[str, ...]
 
 
@@ -152,7 +155,7 @@ def extrapolate(
     ]
     starts = answer(0) if forcing.paper_exact else None
     points: list[list[_Point]] = []
-    texts: list[list[str]] = [[] for _ in records]
+    added: list[list[tuple[int, ...]]] = [[] for _ in records]
     sampled: list[list[int]] = [[0] for _ in records]
     for turn in range(1, forcing.rounds + 1):
         pieces = continuer.go_on(
@@ -163,7 +166,7 @@ def extrapolate(
             stop=stop,
         )
         for row, piece in enumerate(pieces):
-            texts[row].append(continuer.reader.tokenizer.decode(piece.tokens))
+            added[row].append(piece.tokens)
             sampled[row].append(sampled[row][-1] + piece.sampled)
             contexts[row] = dataclasses.replace(
                 contexts[row],
@@ -182,7 +185,7 @@ def extrapolate(
             [at_round[row] for at_round in points],
             forcing,
             sampled_tokens=tuple(sampled[row][turn] for turn in forcing.measured),
-            text=tuple(texts[row]),
+            added=tuple(added[row]),
         )
         for row, record in enumerate(records)
     ]
@@ -206,7 +209,7 @@ def _make_record(
     forcing: Forcing,
     *,
     sampled_tokens: tuple[int, ...],
-    text: tuple[str, ...],
+    added: tuple[tuple[int, ...], ...],
 ) -> ExtrapolatedRecord:
     success = tuple(point.success for point in points)
     if start is None:
@@ -229,7 +232,8 @@ def _make_record(
             math.sqrt(j * (1 - j) / continuer.branches) for j in success
         ),
         extrapolated_sampled_tokens=sampled_tokens,
-        extrapolated_text=text,
+        extrapolated_ids=added,
+        extrapolated_text=tuple(map(continuer.reader.tokenizer.decode, added)),
     )
 
 

@@ -64,16 +64,17 @@ def bootstrap(
         drawn_RN = generator.multinomial(problems, np.full(problems, 1 / problems), rows)
         parts.append(values(drawn_RN))
     values_RK = np.concatenate(parts)
-    intervals = {}
-    for path, values_R in zip(statistics, values_RK.T, strict=True):
-        # Resamples without a denominator are infinite: no interpolation, and sorted to the end.
-        low, high = np.quantile(np.sort(values_R[1:]), [0.025, 0.975], method='inverted_cdf')
-        intervals[path] = {
-            'mean': _finite(values_R[0]),
-            'low': _finite(low),
-            'high': _finite(high),
-        }
-    return intervals
+    return {
+        path: percentile_interval(values_R[0], values_R[1:])
+        for path, values_R in zip(statistics, values_RK.T, strict=True)
+    }
+
+
+def percentile_interval(value: float, resampled_R: np.ndarray) -> Interval:
+    """A number with the 95% percentile interval of its resamples."""
+    # Resamples without a denominator are infinite: no interpolation, and sorted to the end.
+    low, high = np.quantile(np.sort(resampled_R), [0.025, 0.975], method='inverted_cdf')
+    return {'mean': _finite(value), 'low': _finite(low), 'high': _finite(high)}
 
 
 def _finite(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Records that look like an evaluation's, without a model, and a checker that untrained ones pass."""
+"""Records that look like an evaluation's, without a model, and a checker for untrained policies."""
 
 import numpy as np
 
