@@ -9,15 +9,20 @@ from matplotlib.ticker import FuncFormatter
 from mrt_jax.evaluation.benchmarks import MEAN
 from mrt_jax.evaluation.number_text import write_number
 from mrt_jax.evaluation.page import Table
-from mrt_jax.evaluation.plot_style import Theme, label_axes, new_figure, series_style
-from mrt_jax.evaluation.plots import draw_legend
+from mrt_jax.evaluation.plot_style import (
+    Theme,
+    add_legend,
+    label_axes,
+    new_figure,
+    series_style,
+)
 
 CSV_COLUMNS = (
     'policy', 'task', 'num_problems', 'num_samples', 'pass_at_1', 'low', 'high',
     'gain', 'gain_low', 'gain_high', 'p_value', 'p_value_holm',
 )  # fmt: skip
 MEASURES = {'pass_at_1': 'pass@1', 'gain': 'Gain in pass@1 over {}, points'}
-_ROW_INCHES = 0.17  # height that a policy's mark takes
+_ROW_INCHES = 0.14  # height that a policy's mark takes
 
 
 def benchmark_tables(numbers: Mapping[str, Any]) -> list[Table]:
@@ -102,6 +107,7 @@ def plot_benchmarks(numbers: Mapping[str, Any], measure: str, theme: Theme) -> F
         ]
         places = [row + offset for row in range(len(columns))]
         axes.errorbar(means, places, xerr=ends, elinewidth=1.4, capsize=2, **style)
+        axes.plot([], [], label=name, **style)
     axes.axhline(len(columns) - 1.5, color=theme.muted, linewidth=0.8)
     if measure == 'gain':
         axes.axvline(0, color=theme.muted, linewidth=1.2)
@@ -113,7 +119,7 @@ def plot_benchmarks(numbers: Mapping[str, Any], measure: str, theme: Theme) -> F
     axes.xaxis.set_major_formatter(FuncFormatter(text))
     unit = 'points' if measure == 'gain' else 'per cent'
     label_axes(axes, theme, f'{unit}; 95% intervals', MEASURES[measure].format(reference))
-    draw_legend(figure, axes, theme, order if measure == 'pass_at_1' else shown)
+    add_legend(figure, axes, theme, shown)
     return figure
 
 

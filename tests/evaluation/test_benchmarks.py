@@ -134,6 +134,8 @@ def test_figures_show_every_policy_and_task(numbers, theme):
         assert [text.get_text() for text in legend.get_texts()] == shown
         assert [label.get_text() for label in axes.get_yticklabels()] == [*SIZES, MEAN]
         assert len(axes.containers) == len(shown)
+        marks = [handle.get_color() for handle in legend.get_lines()]
+        assert marks == [container.lines[0].get_color() for container in axes.containers]
         for container, policy in zip(axes.containers, shown, strict=True):
             drawn = container.lines[0].get_xdata()
             means = [numbers['policies'][policy][c][measure]['mean'] for c in [*SIZES, MEAN]]
