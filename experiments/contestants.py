@@ -64,6 +64,21 @@ def shared_settings(
     return settings
 
 
+def training_settings(contestants: Sequence[Contestant], **given: int | None) -> dict[str, Any]:
+    """Settings given, else those of the runs; the thinking budget must be among them.
+
+    Raises:
+        InputError: nothing tells the budget that the policies were trained with.
+    """
+    settings = shared_settings(contestants, **given)
+    if settings['max_thinking_tokens'] is None:
+        raise InputError(
+            f'--policy={contestants[0].folder}: a policy folder does not tell the budget that it '
+            'was trained with: give --max_thinking_tokens'
+        )
+    return settings
+
+
 def _read_contestant(path: Path, name: str) -> Contestant:
     if not (path / 'policy' / 'config.json').is_file():
         if (path / 'checkpoints').is_dir():

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from experiments import cli
-from experiments.contestants import Contestant, read_contestants, shared_settings
+from experiments.contestants import Contestant, read_contestants, training_settings
 from experiments.evaluate import (
     MAX_BOUNDARIES,
     choose_budget,
@@ -263,23 +263,6 @@ def read_rounds(texts: Sequence[str], rounds: int) -> list[int]:
 def default_rounds(rounds: int) -> tuple[int, ...]:
     """Every second round, as in the paper, and the last."""
     return tuple(sorted({*range(2, rounds + 1, 2), rounds}))
-
-
-def training_settings(
-    contestants: Sequence[Contestant], **given: int | None
-) -> dict[str, Any]:
-    """Settings given, else those of the runs; the thinking budget must be among them.
-
-    Raises:
-        InputError: nothing tells the budget that the policies were trained with.
-    """
-    settings = shared_settings(contestants, **given)
-    if settings['max_thinking_tokens'] is None:
-        raise InputError(
-            f'--policy={contestants[0].folder}: a policy folder does not tell the budget that it '
-            'was trained with: give --max_thinking_tokens'
-        )
-    return settings
 
 
 def find_problems(

@@ -60,3 +60,75 @@ def mark_budget(axes: Any, theme: Theme, tokens: float) -> None:
         fontsize=8,
         color=theme.muted,
     )
+
+
+VOTE_COLUMNS = ('policy', 'search', 'count', 'tokens', 'votes', 'low', 'high')
+SUCCESS_COLUMNS = ('policy', 'attempt', 'tokens', 'success', 'low', 'high')
+
+
+def vote_points(policies: Mapping[str, Any]) -> list[tuple]:
+    """Rows of `VOTE_COLUMNS` for what `plot_linearized_votes` draws."""
+    return [
+        (name, search, count, tokens['mean'], votes['mean'], votes['low'], votes['high'])
+        for name, numbers in policies.items()
+        for search, prefix in (('linearized', 'vote'), ('parallel', 'parallel'))
+        for count, (tokens, votes) in enumerate(_vote_pairs(numbers, prefix), 1)
+    ]
+
+
+def success_points(policies: Mapping[str, Any]) -> list[tuple]:
+    """Rows of `SUCCESS_COLUMNS` for what `plot_linearized_success` draws."""
+    return [
+        (name, attempt, tokens['mean'], success['mean'], success['low'], success['high'])
+        for name, numbers in policies.items()
+        for attempt, (tokens, success) in enumerate(
+            zip(numbers['tokens'], numbers['success'], strict=True), 1
+        )
+    ]
+
+
+def plot_linearized_votes(
+    policies: Mapping[str, Any], training_budget: int, theme: Theme
+) -> Figure:
+    """Majority of a search's attempts, and of parallel samples, against tokens of all of them.
+
+    Args:
+        policies: numbers by policy, see `summarize_linearized`.
+        training_budget: most tokens of a trace that the policies were trained with.
+        theme: light or dark.
+    """
+    figure, axes = new_figure(theme)
+    series = [(name, prefix) for name in policies for prefix in ('parallel', 'vote')]
+    for index, (name, prefix) in enumerate(series):
+        pairs = _vote_pairs(policies[name], prefix)
+        tokens, votes = [one['mean'] for one, _ in pairs], [one for _, one in pairs]
+        draw_band(axes, tokens, votes, index, theme, band_strength(series))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.margins(y=0.12)
+    mark_budget(axes, theme, training_budget)
+    label_axes(axes, theme, 'tokens of all attempts or samples', 'Right majorities')
+    suffixes = {'parallel': 'parallel', 'vote': 'linearised'}
+    draw_legend(figure, axes, theme, [f'{name}, {suffixes[prefix]}' for name, prefix in series])
+    return figure
+
+
+def plot_linearized_success(
+    policies: Mapping[str, Any], training_budget: int, theme: Theme
+) -> Figure:
+    """J behind each attempt of a linearised search, in its window, against tokens spent."""
+    figure, axes = new_figure(theme)
+    for index, numbers in enumerate(policies.values()):
+        tokens = [interval['mean'] for interval in numbers['tokens']]
+        draw_band(axes, tokens, numbers['success'], index, theme, band_strength(policies))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.margins(y=0.12)
+    mark_budget(axes, theme, training_budget)
+    label_axes(axes, theme, 'tokens spent: prompt, attempts and answer', 'Success rate J')
+    draw_legend(figure, axes, theme, policies)
+    return figure
+
+
+def _vote_pairs(numbers: Mapping[str, Any], prefix: str) -> list[tuple]:
+    """Intervals of tokens and of votes."""
+    votes = {'vote': 'votes', 'parallel': 'parallel_votes'}[prefix]
+    return list(zip(numbers[f'{prefix}_tokens'], numbers[votes], strict=True))

@@ -11,6 +11,7 @@ from mrt_jax.kernels.estimates import maj_at_k, pass_at_k
 from mrt_jax.kernels.regret import normalized_regret
 
 CURVE_POINTS = 65
+RIGHT = 'right'  # what right answers vote for
 
 
 def summarize(
@@ -161,7 +162,7 @@ def _further_statistics(
     ones_N = np.ones(len(groups))
     for k in vote_counts(samples):
         pass_N = np.array([pass_at_k(samples, right, k) for right in right_N])
-        maj_N = np.array([_maj_at_k(traces, k) for traces in groups.values()])
+        maj_N = np.array([majority_at_k(traces, k) for traces in groups.values()])
         statistics['pass_at_k', str(k)] = Statistic(pass_N, ones_N)
         statistics['maj_at_k', str(k)] = Statistic(maj_N, ones_N)
     curves_BX = success_curves(records, curve_grid(budgets))
@@ -204,13 +205,14 @@ def vote_counts(samples: int) -> list[int]:
     return [2**power for power in range(samples.bit_length()) if 2**power < samples] + [samples]
 
 
-def _maj_at_k(traces: Sequence[TraceRecord], k: int) -> float:
-    """Votes go to the answer extracted; all right ones are one answer, as the checker has them."""
-    answers = [
-        None if trace.extracted is None else ('right' if trace.correct else f'={trace.extracted}')
-        for trace in traces
-    ]
-    return maj_at_k(answers, 'right', k)
+def ballot(extracted: str | None, correct: bool) -> str | None:
+    """What an answer votes for: all right ones for one, as the checker has them."""
+    return None if extracted is None else (RIGHT if correct else f'={extracted}')
+
+
+def majority_at_k(traces: Sequence[TraceRecord], k: int) -> float:
+    """maj@k of the traces' own answers."""
+    return maj_at_k([ballot(trace.extracted, trace.correct) for trace in traces], RIGHT, k)
 
 
 def _samples_each(groups: Mapping[str, Sequence[TraceRecord]]) -> int:
