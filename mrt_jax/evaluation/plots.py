@@ -235,7 +235,8 @@ def draw_band(
     style = series_style(index, theme)
     low, high = [value['low'] for value in values], [value['high'] for value in values]
     axes.fill_between(x, low, high, color=style['color'], alpha=strength, linewidth=0)
-    axes.plot(x, [value['mean'] for value in values], **style)
+    every = max(1, len(x) // 12)
+    axes.plot(x, [value['mean'] for value in values], markevery=every, **style)
 
 
 def band_strength(series: Sized) -> float:
