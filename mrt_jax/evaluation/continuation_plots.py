@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from mrt_jax.evaluation.plot_style import Theme, label_axes, new_figure
 from mrt_jax.evaluation.plots import band_strength, draw_band, draw_legend
 
+VOTE_COLUMNS = ('policy', 'search', 'count', 'tokens', 'votes', 'low', 'high')
+SUCCESS_COLUMNS = ('policy', 'attempt', 'tokens', 'success', 'low', 'high')
 POINT_COLUMNS = ('policy', 'round', 'tokens', 'accuracy', 'low', 'high')
 
 
@@ -32,38 +35,12 @@ def plot_extrapolation(comparison: Mapping[str, Any], theme: Theme) -> Figure:
         tokens = [interval['mean'] for interval in numbers['tokens'].values()]
         values = list(numbers['accuracy'].values())
         draw_band(axes, tokens, values, index, theme, band_strength(policies))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.margins(y=0.12)
-    mark_budget(axes, theme, comparison['training_budget'])
+    _mark_budget(axes, theme, comparison['training_budget'])
     label_axes(
         axes, theme, 'tokens spent: prompt, thought and answer', 'Success rate J, made to go on'
     )
     draw_legend(figure, axes, theme, policies)
     return figure
-
-
-def mark_budget(axes: Any, theme: Theme, tokens: float) -> None:
-    """A line where the training budget ends."""
-    low, high = axes.get_xlim()
-    axes.set_xlim(min(low, tokens - 0.05 * (high - low)), max(high, tokens + 0.05 * (high - low)))
-    axes.axvline(tokens, color=theme.muted, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
-    low, high = axes.get_xlim()
-    right = tokens > (low + high) / 2
-    axes.annotate(
-        f'training budget\n{tokens:,.0f} tokens',
-        (tokens, 0.02),
-        xycoords=axes.get_xaxis_transform(),
-        xytext=(-4 if right else 4, 0),
-        textcoords='offset points',
-        ha='right' if right else 'left',
-        va='bottom',
-        fontsize=8,
-        color=theme.muted,
-    )
-
-
-VOTE_COLUMNS = ('policy', 'search', 'count', 'tokens', 'votes', 'low', 'high')
-SUCCESS_COLUMNS = ('policy', 'attempt', 'tokens', 'success', 'low', 'high')
 
 
 def vote_points(policies: Mapping[str, Any]) -> list[tuple]:
@@ -103,9 +80,7 @@ def plot_linearized_votes(
         pairs = _vote_pairs(policies[name], prefix)
         tokens, votes = [one['mean'] for one, _ in pairs], [one for _, one in pairs]
         draw_band(axes, tokens, votes, index, theme, band_strength(series))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.margins(y=0.12)
-    mark_budget(axes, theme, training_budget)
+    _mark_budget(axes, theme, training_budget)
     label_axes(axes, theme, 'tokens of all attempts or samples', 'Right majorities')
     suffixes = {'parallel': 'parallel', 'vote': 'linearised'}
     draw_legend(figure, axes, theme, [f'{name}, {suffixes[prefix]}' for name, prefix in series])
@@ -120,9 +95,7 @@ def plot_linearized_success(
     for index, numbers in enumerate(policies.values()):
         tokens = [interval['mean'] for interval in numbers['tokens']]
         draw_band(axes, tokens, numbers['success'], index, theme, band_strength(policies))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.margins(y=0.12)
-    mark_budget(axes, theme, training_budget)
+    _mark_budget(axes, theme, training_budget)
     label_axes(axes, theme, 'tokens spent: prompt, attempts and answer', 'Success rate J')
     draw_legend(figure, axes, theme, policies)
     return figure
@@ -132,3 +105,26 @@ def _vote_pairs(numbers: Mapping[str, Any], prefix: str) -> list[tuple]:
     """Intervals of tokens and of votes."""
     votes = {'vote': 'votes', 'parallel': 'parallel_votes'}[prefix]
     return list(zip(numbers[f'{prefix}_tokens'], numbers[votes], strict=True))
+
+
+def _mark_budget(axes: Axes, theme: Theme, tokens: float) -> None:
+    """Shares against tokens, with a line where the training budget ends."""
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.0f}'))
+    axes.margins(y=0.12)
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, tokens - 0.05 * (high - low)), max(high, tokens + 0.05 * (high - low)))
+    axes.axvline(tokens, color=theme.muted, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+    low, high = axes.get_xlim()
+    right = tokens > (low + high) / 2
+    axes.annotate(
+        f'training budget\n{tokens:,.0f} tokens',
+        (tokens, 0.02),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(-4 if right else 4, 0),
+        textcoords='offset points',
+        ha='right' if right else 'left',
+        va='bottom',
+        fontsize=8,
+        color=theme.muted,
+    )

@@ -102,8 +102,8 @@ def label_axes(axes: Axes, theme: Theme, horizontal: str, vertical: str) -> None
 def add_legend(figure: Figure, axes: Axes, theme: Theme, names: Sequence[str]) -> None:
     """Puts the legend above the plot, where it hides no data."""
     handles, _ = axes.get_legend_handles_labels()
-    # As many columns as the figure is wide, at about 16 characters to an inch.
-    columns = max(1, min(len(names), int(70 / (max(map(len, names)) + 6))))
+    # As many columns as the figure is wide, at about 15 characters to an inch.
+    columns = max(1, min(len(names), int(65 / (max(map(len, names)) + 6))))
     figure.legend(
         handles,
         list(names),
