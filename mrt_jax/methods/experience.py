@@ -144,6 +144,7 @@ def explore(
     max_boundaries: int,
     group_size: int = 1,
     slots: int | None = None,
+    prefixes: Sequence[Sequence[int]] | None = None,
 ) -> Experience:
     """Samples a trace for each row, segments its thought, and judges its response.
 
@@ -159,6 +160,9 @@ def explore(
         max_boundaries: most episodes that are told apart.
         group_size: rows in a row that have the same prompt.
         slots: rows decoded together, others wait for one of them to end; None: all.
+        prefixes: for each of `answers` the tokens at the end of its prompt that belong to the
+            response: a thought that goes on. They are judged with it; the episodes are those of
+            what is sampled. None: no such tokens.
     """
     sample = sample_rollouts if slots is None else functools.partial(sample_in_slots, slots=slots)
     rollout = sample(
@@ -171,7 +175,10 @@ def explore(
     ends_B = find_marker(tokens_BT, closed_B, reader.token_bytes, reader.task.think_end)
     episodes = segment(tokens_BT, ends_B, reader.token_bytes, reader.task.rule, max_boundaries)
     verdicts = tuple(
-        reader.judge(tokens_BT[row, : lengths_B[row]].tolist(), answer)
+        reader.judge(
+            [*(prefixes[row] if prefixes else ()), *tokens_BT[row, : lengths_B[row]].tolist()],
+            answer,
+        )
         for row, answer in enumerate(answers)
     )
     rewards_B = np.zeros(len(tokens_BT), np.float32)
@@ -191,6 +198,8 @@ def prove(
     max_answer_tokens: int,
     sampling: SamplingConfig,
     rounds: int = 1,
+    asked_BE: np.ndarray | None = None,
+    common_draws: bool = False,
 ) -> Proof:
     """Asks the meta-prover at every boundary: J_r(mu(. | x, z_{0:j})), Def. 4.1.
 
@@ -198,12 +207,16 @@ def prove(
         branches: M, the answers sampled at each boundary.
         rounds: 1, or 2: half of the answers at every boundary, then M more at those
             `boundaries_in_doubt`, which are half of them at most. M is even.
+        asked_BE: bool, the boundaries to ask at; None: all. J is 0 at the others.
+        common_draws: the boundaries of a trace share their random numbers, see `branch_keys`.
     """
     mask_BE = np.array(experience.episodes.mask_BE)
     mask_BE[len(answers) :] = False
+    if asked_BE is not None:
+        mask_BE &= asked_BE
     ask = functools.partial(
         _ask, model, params, reader, experience, answers, max_answer_tokens=max_answer_tokens,
-        sampling=sampling,
+        sampling=sampling, common_draws=common_draws,
     )
     answered = [ask(mask_BE, keys_B, branches=branches // rounds)]
     if rounds == 2:
@@ -245,6 +258,7 @@ def _ask(
     branches: int,
     max_answer_tokens: int,
     sampling: SamplingConfig,
+    common_draws: bool,
 ) -> _Answered:
     """Samples and judges answers at some boundaries."""
     rollout, episodes = experience.rollout, experience.episodes
@@ -261,6 +275,7 @@ def _ask(
         branches=branches,
         max_answer_tokens=max_answer_tokens,
         sampling=sampling,
+        common_draws=common_draws,
     )
     correct_BEM = _judge_branches(reader, experience, sampled, answers, mask_BE)
     return _Answered(

@@ -119,9 +119,18 @@ def same_termination(tokens: tuple[int, ...] | list[int], mask_BE: jax.Array) ->
     )
 
 
-def branch_keys(keys_B: jax.Array, boundaries: int, branches: int) -> jax.Array:
-    """Typed PRNG keys [B, E, M], from row key, boundary index and branch index only."""
-    keys_BE1 = fold_in_each(keys_B[:, None], jnp.arange(boundaries))[:, :, None]
+def branch_keys(
+    keys_B: jax.Array, boundaries: int, branches: int, *, common: bool = False
+) -> jax.Array:
+    """Typed PRNG keys [B, E, M], from row key, boundary index and branch index only.
+
+    With `common`, all boundaries have the keys of the first: common random numbers, by which J of
+    boundaries that are alike errs alike, so that progress, their difference, errs less. J of each
+    boundary has the distribution that it has without (Glasserman, Monte Carlo Methods in Financial
+    Engineering, section 7.1).
+    """
+    numbers_E = jnp.zeros(boundaries, jnp.int32) if common else jnp.arange(boundaries)
+    keys_BE1 = fold_in_each(keys_B[:, None], numbers_E)[:, :, None]
     return fold_in_each(keys_BE1, jnp.arange(branches))
 
 
@@ -140,6 +149,7 @@ def _prove_branches(
     max_answer_tokens: int,
     sampling: SamplingConfig,
     tile_rows: int = 256,
+    common_draws: bool = False,
 ) -> Branches:
     """Ends the thought at each boundary of each trace and samples M answers there.
 
@@ -156,15 +166,16 @@ def _prove_branches(
         branches: M; static.
         max_answer_tokens: most tokens sampled in an answer; static.
         sampling: how tokens are drawn; static.
-
         tile_rows: most branches decoded together on each device, see `map_tiles`; static. It bounds
             memory, and boundaries that are masked or end early cost the less the smaller it is.
+        common_draws: branch m of all boundaries of a trace uses the same random numbers, see
+            `branch_keys`; static.
 
     Returns:
         The branches. Those of a row depend on that row's arguments alone.
     """
     boundaries = boundaries_BE.shape[1]
-    keys_BEM = branch_keys(keys_B, boundaries, branches)
+    keys_BEM = branch_keys(keys_B, boundaries, branches, common=common_draws)
     uniforms_RA = draw_uniforms(keys_BEM.reshape(-1), max_answer_tokens)
     params = decoding_params(model, params)
     forks = _Forks(
@@ -183,7 +194,9 @@ def _prove_branches(
 
 prove_branches = jax.jit(
     _prove_branches,
-    static_argnames=('model', 'branches', 'max_answer_tokens', 'sampling', 'tile_rows'),
+    static_argnames=(
+        'model', 'branches', 'max_answer_tokens', 'sampling', 'tile_rows', 'common_draws'
+    ),
 )
 
 

@@ -86,6 +86,15 @@ def test_the_second_round_asks_where_neighbours_are_in_doubt(traces, ask):
     assert ((both.answer_tokens_BE >= 1) == mask_BE).all()
 
 
+def test_common_draws_reach_the_meta_prover(ask):
+    """The empty prefix has the random numbers that it has without; other boundaries have those."""
+    own, common = (
+        np.asarray(ask(branches=2, common_draws=common).success.mean_BE) for common in (False, True)
+    )
+    np.testing.assert_array_equal(own[:, 0], common[:, 0])
+    assert (own[:, 1:] != common[:, 1:]).any()
+
+
 def test_a_response_that_ends_by_itself_is_a_complete_thought(traces):
     _, experience, _ = traces
     rollout = experience.rollout

@@ -37,21 +37,26 @@ class Case:
         self.text_lengths_BE = rng.integers(1, TEXT + 1, (ROWS, BOUNDARIES))
         self.keys_B = split_by_row(jax.random.key(1), ROWS)
 
-    def prove(self, rows=slice(None), cache=None, branches=BRANCHES, tile_rows=256, **changes):
+    def prove(
+        self, rows=slice(None), cache=None, branches=BRANCHES, tile_rows=256, common_draws=False,
+        **changes,
+    ):
         cache = self.rollout.cache if cache is None else cache
         take = lambda x: jax.tree.map(lambda a: jnp.asarray(a)[rows], x)  # noqa: E731
         cache = jax.tree.map(lambda x: x[rows], cache)
         arguments = {
-            'mask_BE': self.mask_BE, 'terminals': self.terminals, 'sampling': SamplingConfig()
+            'mask_BE': self.mask_BE, 'boundaries_BE': self.boundaries_BE,
+            'text_BEA': self.text_BEA, 'text_lengths_BE': self.text_lengths_BE,
+            'terminals': self.terminals, 'sampling': SamplingConfig(),
         } | changes  # fmt: skip
         return prove_branches(
             self.tiny.model, self.tiny.params, cache, take(self.rollout.prompt_lengths_B),
-            take(jnp.asarray(self.boundaries_BE, jnp.int32)), take(arguments['mask_BE']),
-            Termination(take(jnp.asarray(self.text_BEA, jnp.int32)),
-                        take(jnp.asarray(self.text_lengths_BE, jnp.int32))),
+            take(jnp.asarray(arguments['boundaries_BE'], jnp.int32)), take(arguments['mask_BE']),
+            Termination(take(jnp.asarray(arguments['text_BEA'], jnp.int32)),
+                        take(jnp.asarray(arguments['text_lengths_BE'], jnp.int32))),
             self.keys_B[rows], arguments['terminals'],
             branches=branches, max_answer_tokens=ANSWER, tile_rows=tile_rows,
-            sampling=arguments['sampling'],
+            sampling=arguments['sampling'], common_draws=common_draws,
         )  # fmt: skip
 
     def prefix(self, row, boundary):
@@ -167,6 +172,44 @@ def test_tiles_and_more_branches_keep_the_first_ones(case, branches):
 def test_branches_of_a_boundary_differ(case, branches):
     first, second = branches.tokens_BEMA[:, :, 0], branches.tokens_BEMA[:, :, 1]
     assert (first != second).any(axis=-1)[case.mask_BE].mean() > 0.5
+
+
+def test_common_draws_make_equal_boundaries_answer_alike(case, branches):
+    """Every second boundary repeats the one before it; the others only share their numbers."""
+    twice_E = np.arange(BOUNDARIES) // 2 * 2
+    asked = {
+        'mask_BE': np.ones((ROWS, BOUNDARIES), bool),
+        **{name: getattr(case, name)[:, twice_E]
+           for name in ('boundaries_BE', 'text_BEA', 'text_lengths_BE')},
+    }  # fmt: skip
+    common = jax.tree.map(np.asarray, case.prove(common_draws=True, **asked))
+    halves = [jax.tree.map(lambda x, start=start: x[:, start::2], common) for start in (0, 1)]
+    _assert_equal(*halves)
+    own = case.prove(**asked)
+    differ = np.asarray(own.tokens_BEMA)[:, ::2] != np.asarray(own.tokens_BEMA)[:, 1::2]
+    assert differ.any(axis=-1).mean() > 0.5
+    # The first boundary's numbers are those that it has without, and no branch shares another's.
+    used_B = case.mask_BE[:, 0]
+    np.testing.assert_array_equal(common.tokens_BEMA[used_B, 0], branches.tokens_BEMA[used_B, 0])
+    others = common.tokens_BEMA[:, :, 0] != common.tokens_BEMA[:, :, 1]
+    assert others.any(axis=-1).mean() > 0.5
+
+
+def test_common_draws_tell_boundaries_apart_with_less_noise(case):
+    """Boundaries a token apart are alike, not equal: their answers differ in fewer first tokens."""
+    asked = {
+        'mask_BE': np.ones((ROWS, BOUNDARIES), bool),
+        'boundaries_BE': np.minimum(np.arange(BOUNDARIES), case.boundaries_BE[:, -1:]),
+        'text_BEA': np.broadcast_to(case.text_BEA[:1, :1], case.text_BEA.shape),
+        'text_lengths_BE': np.full((ROWS, BOUNDARIES), TEXT),
+    }
+    changes, means = {}, {}
+    for common in (False, True):
+        right_BEM = np.asarray(case.prove(common_draws=common, **asked).tokens_BEMA)[..., TEXT] < 7
+        means[common] = right_BEM.mean()
+        changes[common] = (right_BEM[:, 1:] != right_BEM[:, :-1]).mean()
+    assert changes[True] < 0.7 * changes[False]
+    assert abs(means[True] - means[False]) < 0.1
 
 
 def test_recorded_traces_give_the_same_branches(case, branches):
