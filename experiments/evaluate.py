@@ -42,6 +42,7 @@ MAX_BOUNDARIES = 16
 def define_flags() -> None:
     """Flags of the command."""
     define_shared_flags()
+    define_boundaries_flag()
     flags.DEFINE_list(
         'budgets',
         [],
@@ -77,12 +78,6 @@ def define_shared_flags() -> None:
         f'{MOST_ANSWER_TOKENS}.',
         lower_bound=1,
     )
-    flags.DEFINE_integer(
-        'max_boundaries',
-        None,
-        f"Most episodes told apart. By default the run's, else {MAX_BOUNDARIES}.",
-        lower_bound=1,
-    )
     flags.DEFINE_float('temperature', 1.0, 'Logits are divided by it; 0 is greedy decoding.')
     flags.DEFINE_integer('top_k', 0, 'Keep the k most likely tokens; 0 keeps all.')
     flags.DEFINE_float('top_p', 1.0, 'Keep the most likely tokens that make up this probability.')
@@ -94,6 +89,16 @@ def define_shared_flags() -> None:
     flags.DEFINE_string('mesh', '', cli.MESH_HELP)
     flags.DEFINE_enum(
         'dtype', 'float32', ['float32', 'bfloat16'], 'Type of parameters and activations.'
+    )
+
+
+def define_boundaries_flag() -> None:
+    """Flag of the commands that tell episodes apart."""
+    flags.DEFINE_integer(
+        'max_boundaries',
+        None,
+        f"Most episodes told apart. By default the run's, else {MAX_BOUNDARIES}.",
+        lower_bound=1,
     )
 
 

@@ -30,6 +30,7 @@ from experiments.contestants import Contestant, read_contestants, training_setti
 from experiments.evaluate import (
     MAX_BOUNDARIES,
     choose_budget,
+    define_boundaries_flag,
     define_shared_flags,
     make_folder,
     progress_line,
@@ -43,12 +44,14 @@ if TYPE_CHECKING:
     from mrt_jax.tasks.task import Problem, Task
 
 ROUNDS = 8
+SAMPLED_ONLY = ('num_problems', 'num_samples', 'max_boundaries')
 ROUNDS_A_THOUGHT = 8  # The paper's rounds have an eighth of the tokens of its thoughts.
 
 
 def define_flags() -> None:
     """Flags of the command."""
     define_shared_flags()
+    define_boundaries_flag()
     flags.DEFINE_string(
         'traces', None, 'traces.jsonl of an experiments.evaluate of these policies, by name.'
     )
@@ -75,6 +78,9 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FLAGS
     mesh_axes = cli.mesh_axes(values.mesh)
     measured = read_rounds(values.measured_rounds, values.rounds)
+    for name in SAMPLED_ONLY if values.traces else ():
+        if values[name].present:
+            raise InputError(f'--{name} is for sampling traces: leave it out beside --traces')
     contestants = read_contestants(values.policy, values.names)
     from mrt_jax.sampling.processors import SamplingConfig
 

@@ -148,12 +148,19 @@ def test_bad_input_is_named_before_anything_runs(policy_folder, small_task, tmp_
     assert [default_rounds(rounds) for rounds in (1, 3, 8)] == [(1,), (2, 3), (2, 4, 6, 8)]
 
 
-@pytest.mark.parametrize('command', ['extrapolate', 'linearize'])
-def test_the_commands_fail_in_one_line(command):
-    arguments = ['--policy=missing', '--task=countdown', '--output=x']
+@pytest.mark.parametrize(
+    'command, further, message',
+    [
+        ('extrapolate', [], 'missing: there is no such'),
+        ('extrapolate', ['--traces=t.jsonl', '--num_samples=2'], '--num_samples is for sampling'),
+        ('linearize', [], 'missing: there is no such'),
+    ],
+)
+def test_the_commands_fail_in_one_line(command, further, message):
+    arguments = ['--policy=missing', '--task=countdown', '--output=x', *further]
     done = subprocess.run(
         [sys.executable, '-m', f'experiments.{command}', *arguments],
         capture_output=True, text=True, timeout=60,
     )
     assert done.returncode == 2
-    assert done.stderr.count('\n') == 1 and 'missing: there is no such' in done.stderr
+    assert done.stderr.count('\n') == 1 and message in done.stderr
