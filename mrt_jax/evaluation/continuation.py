@@ -58,11 +58,14 @@ class Piece:
             thought, those before its last paragraph or attempt; none if it has no whole one.
         sampled: tokens that were sampled, those that were dropped included.
         complete: the policy has ended the thought.
+        opening: token ids with which the policy has opened the next episode, where that has ended
+            the piece; they are not in `tokens`.
     """
 
     tokens: tuple[int, ...]
     sampled: int
     complete: bool
+    opening: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +149,7 @@ class Continuer:
     def go_on(
         self,
         contexts: Sequence[Context],
-        cue: str,
+        cues: Sequence[tuple[int, ...]],
         *,
         turn: int,
         max_new_tokens: int,
@@ -156,12 +159,11 @@ class Continuer:
 
         Args:
             contexts: each with a prompt or a thought.
-            cue: see `Task.cues`.
+            cues: token ids behind each to write from, see `cue_tokens`.
             turn: number of the round.
             max_new_tokens: most tokens sampled.
             stop: see `stop_matcher`.
         """
-        cues = [self.cue_tokens(context, cue) for context in contexts]
         requests = [
             Request(
                 (*context.prompt, *context.thought, *text),
@@ -250,8 +252,13 @@ class Continuer:
         tokens_1T = np.asarray((*cue, *sampled), np.int32)[None]
         length_1 = np.array([tokens_1T.shape[1]])
         whole = int(whole_length(tokens_1T, length_1, token_bytes, task.rule)[0])
-        kept = tokens_1T[0, :whole] if whole > len(cue) else ()
-        return Piece(tuple(map(int, kept)), len(sampled), complete=False)
+        written = (*cue, *sampled)
+        return Piece(
+            written[:whole] if whole > len(cue) else (),
+            len(sampled),
+            complete=False,
+            opening=written[whole:] if completion.ended else (),
+        )
 
     def _judge(
         self, context: Context, text: tuple[int, ...], answers: Sequence[tuple[int, ...]]

@@ -158,9 +158,10 @@ def extrapolate(
     added: list[list[tuple[int, ...]]] = [[] for _ in records]
     sampled: list[list[int]] = [[0] for _ in records]
     for turn in range(1, forcing.rounds + 1):
+        cue = forcing.cues[(turn - 1) % len(forcing.cues)]
         pieces = continuer.go_on(
             contexts,
-            forcing.cues[(turn - 1) % len(forcing.cues)],
+            [continuer.cue_tokens(context, cue) for context in contexts],
             turn=turn,
             max_new_tokens=forcing.tokens_per_round,
             stop=stop,

@@ -21,7 +21,7 @@ class Search:
     """How far a search goes and what it sees.
 
     Attributes:
-        cues: see `Task.cues`; they open attempts in turn.
+        cues: see `Task.cues`; they open attempts, in turn, where the policy does not.
         window: W, whole attempts before the one that is written that the policy sees.
         attempts: K, most attempts.
         tokens_per_attempt: most tokens sampled in one, beside its cue.
@@ -87,6 +87,7 @@ class _Progress:
     sampled: int
     answers: list[list[ForcedAnswer]]
     texts: list[str]
+    opening: tuple[int, ...] = ()
 
     def context(self, window: int, *, complete: bool = False) -> Context:
         """The prompt and the last whole attempts."""
@@ -121,10 +122,11 @@ def linearize(
 ) -> list[LinearizedRecord]:
     """Searches with a sliding window.
 
-    An attempt is what the policy writes from a cue until it opens the next (with
-    `ParagraphMarkers`, until a marked paragraph begins), or ends its thought. One that does neither
-    within its tokens keeps its whole paragraphs, or is dropped; its tokens count as spent. Behind
-    each attempt the meta-prover answers, with the same window before it.
+    An attempt is what the policy writes until it opens the next (with `ParagraphMarkers`, until a
+    marked paragraph begins), or ends its thought. One that does neither within its tokens keeps its
+    whole paragraphs, or is dropped; its tokens count as spent. The next begins with the opening
+    that the policy has written, else with a cue. Behind each the meta-prover answers, with the same
+    window before it.
 
     Args:
         continuer: the policy.
@@ -155,12 +157,18 @@ def linearize(
         if turn == 1 and not _may_begin_with(continuer, cue):
             cue = ''
         before = [row.context(search.window) for row in live]
-        cue_tokens = [len(continuer.cue_tokens(context, cue)) for context in before]
+        cues = [
+            row.opening or continuer.cue_tokens(context, cue)
+            for row, context in zip(live, before, strict=True)
+        ]
         pieces = continuer.go_on(
-            before, cue, turn=turn, max_new_tokens=search.tokens_per_attempt, stop=stop
+            before, cues, turn=turn, max_new_tokens=search.tokens_per_attempt, stop=stop
         )
         behind = []
-        for row, piece, cued in zip(live, pieces, cue_tokens, strict=True):
+        for row, piece, own in zip(live, pieces, cues, strict=True):
+            # An opening that the policy has written was counted when it was sampled.
+            cued = 0 if row.opening else len(own)
+            row.opening = piece.opening
             row.episodes += [piece.tokens] if piece.tokens else []
             row.texts.append(continuer.reader.tokenizer.decode(piece.tokens))
             row.sampled += piece.sampled

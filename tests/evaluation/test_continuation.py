@@ -69,7 +69,8 @@ def test_a_greedy_continuation_is_what_the_policy_writes_behind_the_same_text(
     policy, task, contexts
 ):
     continuer = make_continuer(policy, task, sampling=GREEDY, **OPTIONS)
-    pieces = continuer.go_on(contexts[1:3], CUE, turn=1, max_new_tokens=10, stop=None)
+    cues = [continuer.cue_tokens(context, CUE) for context in contexts[1:3]]
+    pieces = continuer.go_on(contexts[1:3], cues, turn=1, max_new_tokens=10, stop=None)
     for context, piece, cue in zip(contexts[1:3], pieces, ['Try ', '\nTry '], strict=True):
         prompt = policy.chat.render(context.problem.messages)
         text = prompt + policy.tokenizer.decode(context.thought) + cue
@@ -126,7 +127,8 @@ def test_what_is_drawn_depends_neither_on_the_batch_nor_on_its_size(policy, task
             policy, task, sampling=SamplingConfig(), **(OPTIONS | {'batch_size': batch_size})
         )
         stop = continuer.stop_matcher(at_openings=True)
-        pieces = continuer.go_on(contexts, CUE, turn=1, max_new_tokens=16, stop=stop)
+        cues = [continuer.cue_tokens(context, CUE) for context in contexts]
+        pieces = continuer.go_on(contexts, cues, turn=1, max_new_tokens=16, stop=stop)
         return list(zip(pieces, continuer.answer(contexts, turn=1), strict=True))
 
     together = run(contexts, 4)
@@ -138,8 +140,9 @@ def test_what_is_drawn_depends_neither_on_the_batch_nor_on_its_size(policy, task
 def test_rounds_and_samples_have_random_numbers_of_their_own(continuer, contexts):
     twins = [contexts[3], dataclasses.replace(contexts[3], sample=9)]
     stop = continuer.stop_matcher(at_openings=True)
-    first = continuer.go_on(twins, CUE, turn=1, max_new_tokens=16, stop=stop)
-    again = continuer.go_on(twins, CUE, turn=2, max_new_tokens=16, stop=stop)
+    cues = [continuer.cue_tokens(context, CUE) for context in twins]
+    first = continuer.go_on(twins, cues, turn=1, max_new_tokens=16, stop=stop)
+    again = continuer.go_on(twins, cues, turn=2, max_new_tokens=16, stop=stop)
     assert len({piece.tokens for piece in [*first, *again]}) > 2
 
 
@@ -154,22 +157,22 @@ def test_cues_begin_a_line_once(policy, continuer, contexts):
 
 
 @pytest.mark.parametrize(
-    'sampled, ended, kept, complete',
+    'sampled, ended, kept, complete, opening',
     [
-        ('3 no\nTry 4 no\nTry 5', False, '3 no\nTry 4 no\n', False),
-        ('3 no\nTry ', True, '3 no\n', False),  # Stopped at the next attempt.
-        ('3 no', False, None, False),  # No whole attempt: all of it goes, the cue too.
-        ('3 no\nTry 4</think>', True, '3 no\nTry 4', True),
-        ('3 no\n<|end|>', True, '3 no\n', True),
-        ('<|end|>', True, '', True),
+        ('3 no\nTry 4 no\nTry 5', False, '3 no\nTry 4 no\n', False, ''),
+        ('3 no\nTry ', True, '3 no\n', False, 'Try '),  # Stopped at the next attempt.
+        ('3 no', False, None, False, ''),  # No whole attempt: all of it goes, the cue too.
+        ('3 no\nTry 4</think>', True, '3 no\nTry 4', True, ''),
+        ('3 no\n<|end|>', True, '3 no\n', True, ''),
+        ('<|end|>', True, '', True, ''),
     ],
 )
-def test_what_is_kept_of_a_piece(policy, continuer, sampled, ended, kept, complete):
+def test_what_is_kept_of_a_piece(policy, continuer, sampled, ended, kept, complete, opening):
     encode = policy.tokenizer.encode
     cue, tokens = tuple(encode('\nTry ')), tuple(encode(sampled))
     expected = () if kept is None else (*cue, *encode(kept))
     piece = continuer.read_piece(cue, Completion(tokens, (), ended))
-    assert piece == Piece(expected, len(tokens), complete)
+    assert piece == Piece(expected, len(tokens), complete, tuple(encode(opening)))
 
 
 def test_a_stop_string_of_the_task_ends_the_thought(policy, task):

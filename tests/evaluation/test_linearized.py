@@ -26,14 +26,17 @@ class Scripted(Continuer):
     script: tuple[str, ...] = ()
     shown: list = dataclasses.field(default_factory=list)
 
-    def go_on(self, contexts, cue, *, turn, max_new_tokens, stop):
-        text = self.script[turn - 1]
-        self.shown.extend((turn, cue, self.reader.tokenizer.decode(c.thought)) for c in contexts)
-        tokens = [
-            self.cue_tokens(context, cue) + tuple(self.reader.tokenizer.encode(text))
-            for context in contexts
+    def go_on(self, contexts, cues, *, turn, max_new_tokens, stop):
+        text, _, opening = self.script[turn - 1].partition('|')
+        encode, decode = self.reader.tokenizer.encode, self.reader.tokenizer.decode
+        self.shown.extend(
+            (turn, decode(cue), decode(context.thought))
+            for context, cue in zip(contexts, cues, strict=True)
+        )
+        written = [(*cue, *encode(text)) if text else () for cue in cues]
+        return [
+            Piece(own, 7, text.endswith('yes'), tuple(encode(opening))) for own in written
         ]
-        return [Piece(own if text else (), 7, complete=text.endswith('yes')) for own in tokens]
 
     def answer(self, contexts, *, turn, plain=False):
         self.shown.extend((turn, 'J', self.reader.tokenizer.decode(c.thought)) for c in contexts)
@@ -52,7 +55,7 @@ def continuer(policy):
 @pytest.fixture(scope='module')
 def scripted(continuer, problems):
     fields = {f.name: getattr(continuer, f.name) for f in dataclasses.fields(continuer)}
-    script = Scripted(**fields, script=('1+1 no\n', '2+2 yes', '', '4+4 no\n', '5+5 no\n'))
+    script = Scripted(**fields, script=('1+1 no\n', '2+2 yes', '', '4+4 no\n|Go ', '5 no\n'))
     (record,) = linearize(script, problems[:1], SEARCH)
     return script, record
 
@@ -65,14 +68,14 @@ def records(continuer, problems):
 def test_the_window_drops_older_attempts(scripted):
     """Also behind an attempt that ended the thought, and one that was not whole."""
     first, second, fourth, fifth = (
-        'Try 1+1 no\n', 'Try 2+2 yes', '\nTry 4+4 no\n', 'Try 5+5 no\n'
+        'Try 1+1 no\n', 'Try 2+2 yes', '\nTry 4+4 no\n', 'Go 5 no\n'
     )
     assert scripted[0].shown == [
-        (1, '\nTry ', ''), (1, 'J', first),
-        (2, '\nTry ', first), (2, 'J', first + second),
+        (1, 'Try ', ''), (1, 'J', first),
+        (2, 'Try ', first), (2, 'J', first + second),
         (3, '\nTry ', first + second), (3, 'J', first + second),
         (4, '\nTry ', first + second), (4, 'J', second + fourth),
-        (5, '\nTry ', second + fourth), (5, 'J', fourth + fifth),
+        (5, 'Go ', second + fourth), (5, 'J', fourth + fifth),  # The policy's own opening.
     ]  # fmt: skip
 
 
@@ -80,7 +83,8 @@ def test_tokens_count_all_that_was_written(scripted, problems):
     continuer, record = scripted
     prompt = len(continuer.reader.prompt_tokens(problems[0]))
     ending = len(continuer.reader.conclusion_tokens)
-    cues = np.cumsum([1, 1, 2, 2, 1])  # 'Try ' behind a newline, '\nTry ' elsewhere.
+    # 'Try ' behind a newline, '\nTry ' elsewhere; the policy's own opening is among its seven.
+    cues = np.cumsum([1, 1, 2, 2, 0])
     spent = prompt + cues + 7 * np.arange(1, 6)
     answers = ending + np.array([2, 3, 2, 3, 2])
     assert record.tokens == pytest.approx(spent + answers)
@@ -130,7 +134,7 @@ def test_thoughts_in_paragraphs_begin_without_a_cue(continuer, problems):
     script = Scripted(**fields | {'reader': reader}, script=('So.\n\n', ' no.'))
     search = Search(('\n\nWait', '\n\nBut wait'), 1, 2, 8)
     linearize(script, problems[:1], search)
-    assert script.shown == [(1, '', ''), (1, 'J', 'So.\n\n'), (2, '\n\nBut wait', 'So.\n\n'),
+    assert script.shown == [(1, '', ''), (1, 'J', 'So.\n\n'), (2, 'But wait', 'So.\n\n'),
                             (2, 'J', 'But wait no.')]
 
 
