@@ -103,14 +103,14 @@ class _Point:
 
 
 def check_forcing(
-    continuer: Continuer, forcing: Forcing, prompts: Sequence[Problem], thought_tokens: int
+    continuer: Continuer, forcing: Forcing, problems: Sequence[Problem], thought_tokens: int
 ) -> None:
     """Makes sure that all rounds fit behind thoughts of up to `thought_tokens`.
 
     Raises:
         InputError: the policy's positions do not suffice.
     """
-    prompt = max(len(continuer.reader.prompt_tokens(problem)) for problem in prompts)
+    prompt = max(len(continuer.reader.prompt_tokens(problem)) for problem in problems)
     cue = max(len(continuer.reader.tokenizer.encode(cue)) for cue in forcing.cues)
     further = forcing.rounds * (cue + forcing.tokens_per_round)
     continuer.check_room(
