@@ -114,6 +114,7 @@ def make_task(name: str, spec: CountdownSpec) -> Task:
         problems=problems,
         check=check,
         demonstrate=demonstrate,
+        cues=(f'\n{ATTEMPT}',),
     )
 
 

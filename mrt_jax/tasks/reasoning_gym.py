@@ -94,6 +94,7 @@ def make_task(name: str) -> Task:
         problems=problems,
         check=functools.partial(check, kind),
         demonstrate=demonstrate_sum if generator == 'chain_sum' else None,
+        cues=(f'\n{ATTEMPT}',),
     )
 
 

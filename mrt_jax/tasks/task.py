@@ -72,6 +72,9 @@ class Task:
         demonstrate: writes a trace of a problem to warm start on, given settings by name and a
             generator of random numbers; None if nobody has written any. Raises InputError for
             settings that it does not know.
+        cues: texts that make a thought go on when its end is taken away, in turn, each of which
+            opens an episode (MRT section 6.7). Newlines that one begins with are left out as far
+            as the thought ends in newlines already.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Task:
     problems: Callable[[str], Sequence[Problem]]
     check: Callable[[str, Any], Verdict]
     demonstrate: Callable[[Problem, Mapping[str, Any], np.random.Generator], Written] | None = None
+    cues: tuple[str, ...] = ()
 
 
 def get_task(name: str, *, termination: str = '', conclusion: str = '') -> Task:
