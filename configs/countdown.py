@@ -5,26 +5,69 @@ python -m experiments.train --config=configs/countdown.py:VARIANT --workdir=runs
 | variant | what it runs |
 | --- | --- |
 | demo (default) | outcome reward and MRT from the shipped warm start, compared on the test split |
-| compare | every arm over three seeds, at equal updates and at equal sampled tokens |
-| grpo | outcome reward alone |
-| length_penalty | outcome reward with the length penalty of Kimi k1.5 |
-| mrt_scalar | outcome reward + alpha x progress summed over the trace |
-| mrt | outcome reward + alpha x progress of each episode, on that episode's tokens |
-| mrt_to_go | outcome reward + alpha x progress from each episode to the trace's end |
-| mrt_one_branch | mrt with one answer at each boundary instead of four: half the tokens a step |
+| compare | outcome reward, a length penalty and the credits of MRT over three seeds, at equal updates and at equal sampled tokens |
 | sft | the supervised warm start that made experiments/policies/countdown |
+
+Outcome reward:
+
+| variant | what it runs |
+| --- | --- |
+| grpo | the group's mean and deviation, mean over each response |
+| dr_grpo | no deviation, sum over tokens |
+| rloo | the mean of the other rollouts as baseline, no deviation |
+| dapo | clips higher, mean over all tokens, groups without signal sampled anew, cut ones masked |
+| gspo | one ratio a sequence, clipped narrowly |
+| length_penalty, length_penalty_arora | with the length penalty of Kimi k1.5, or of Arora and Zanette |
+| pass_at_k, maj_at_k | what a rollout adds to pass@4 or maj@4 of its group |
+
+MRT:
+
+| variant | what it runs |
+| --- | --- |
+| mrt | outcome + alpha x progress of each episode, on that episode's tokens |
+| mrt_to_go | progress from each episode to the trace's end |
+| mrt_scalar | progress summed over the trace |
+| mrt_one_branch | mrt with one answer at each boundary instead of four: half the tokens a step |
+| mrt_rl | groups that share a prefix; those that think on are paid for what they add to stopping |
+| mrt_rl_published | the same by r' = r + alpha (r - J) for all and GRPO's normaliser, where alpha cancels |
+| mrt_rl_mixed | the published reward over two prefixes a group, where it does not |
+| segments | progress over even windows of tokens in place of episodes (SPO-chain) |
+| brpo | anytime reward over even budgets in place of the outcome (AnytimeReasoner) |
 """
 
 import ml_collections
 
+GRPO = {'credit': 'none'}
+WINDOWS = {'window_tokens': 30, 'max_boundaries': 4}
+
 RECIPES = {
-    'grpo': {'credit': 'none'},
-    'length_penalty': {'credit': 'none', 'length_penalty': 'kimi'},
-    'mrt_scalar': {'credit': 'scalar'},
+    'grpo': GRPO,
+    'dr_grpo': {'normalise': 'none', 'aggregation': 'constant'},
+    'rloo': {'baseline': 'leave_one_out', 'normalise': 'none'},
+    'dapo': {
+        'clip_high': 0.28, 'aggregation': 'token', 'dynamic_sampling': 2, 'mask_truncated': True,
+    },
+    'gspo': {'ratio': 'sequence', 'clip_low': 3e-4, 'clip_high': 4e-4},
+    'length_penalty': {'length_penalty': 'kimi'},
+    'length_penalty_arora': {'length_penalty': 'arora'},
+    'pass_at_k': {'aim': 'pass_at_k', 'baseline': 'leave_one_out'},
+    'maj_at_k': {'aim': 'maj_at_k', 'baseline': 'leave_one_out'},
     'mrt': {'credit': 'episode'},
     'mrt_to_go': {'credit': 'to_go'},
+    'mrt_scalar': {'credit': 'scalar'},
     'mrt_one_branch': {'credit': 'episode', 'branches': 1},
+    # Progress for those that think on, less what stopping at the prefix is worth: alpha counts, and
+    # a hard prefix, where nobody is right, teaches nothing (MRT section 3.2, variants a and c).
+    'mrt_rl': {'credit': 'prefix', 'baseline': 'termination', 'normalise': 'none'},
+    'mrt_rl_published': {'credit': 'prefix', 'bonus': 'all', 'normalise': 'together'},
+    'mrt_rl_mixed': {
+        'credit': 'prefix', 'bonus': 'all', 'normalise': 'together', 'prefixes_per_group': 2,
+    },
+    'segments': {'credit': 'episode', **WINDOWS},
+    'brpo': {'credit': 'anytime', 'outcome_weight': 0.0, **WINDOWS},
 }
+# Those of the comparison of credits; experiments/results/countdown_compare.md has its table.
+COMPARED = ('grpo', 'length_penalty', 'mrt_scalar', 'mrt', 'mrt_to_go', 'mrt_one_branch')
 
 
 def get_config(variant: str = 'demo') -> ml_collections.ConfigDict:
@@ -34,7 +77,7 @@ def get_config(variant: str = 'demo') -> ml_collections.ConfigDict:
     if variant == 'demo':
         return comparison(arms=('grpo', 'mrt'), seeds=(0,), equal_tokens=False)
     if variant == 'compare':
-        return comparison(arms=tuple(RECIPES), seeds=(0, 1, 2), equal_tokens=True)
+        return comparison(arms=COMPARED, seeds=(0, 1, 2), equal_tokens=True)
     if variant == 'sft':
         return warm_start()
     known = ', '.join(['demo', 'compare', *RECIPES, 'sft'])
@@ -95,18 +138,34 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.branches = 4  # M, answers at each boundary
     config.prover_rounds = 1  # 2: half of M everywhere, the rest where neighbours are in doubt
 
-    # Credit: outcome advantage + alpha x progress advantage.
-    config.credit = 'none'  # none | scalar | episode | to_go
-    config.alpha = 1.0
-    config.reward_scale = 'std'  # outcome advantages divided by the group's deviation: std | none
+    # Credit: outcome_weight x outcome + alpha x progress, less a baseline, by a normaliser.
+    config.credit = 'none'  # progress: none | scalar | episode | to_go | anytime | prefix
+    config.alpha = 1.0  # weight of progress
+    config.outcome_weight = 1.0
+    config.aim = 'own'  # what a trace is paid for: own (its answer) | pass_at_k | maj_at_k
+    config.aim_k = 4  # k of the aim
+    config.baseline = 'group'  # group | leave_one_out | termination
+    config.normalise = 'outcome'  # divides by deviations: outcome | together | separate | none
     config.length_penalty = 'none'  # none | kimi | arora
     config.length_penalty_weight = 0.5
+    config.window_tokens = 0  # episodes of so many tokens; 0: by the task's rule
+
+    # MRT (RL), credit='prefix': groups go on from thoughts that are cut at a random boundary; half
+    # of a group thinks on, the other half stops and answers.
+    config.refresh_prefixes_every = 10  # steps from one pool of prefixes to the next
+    config.prefixes_per_group = 1  # prefixes that a group goes on from, in equal shares
+    config.bonus = 'continue'  # which rollouts get progress: continue | all
+
+    # Groups that teach nothing, and traces that never came to an end (DAPO).
+    config.dynamic_sampling = 0  # further batches that replace groups of equal rewards, at most
+    config.mask_truncated = False  # leaves rollouts that their budget has cut out of the loss
 
     # Objective and optimiser.
-    config.clip_low = 0.2
-    config.clip_high = 0.2
+    config.ratio = 'token'  # policy / sampling policy, of each: token | sequence
+    config.clip_low = 0.2  # how far the ratio may fall
+    config.clip_high = 0.2  # how far it may rise
     config.kl_coef = 0.0  # k3 penalty towards the policy folder that the run began with
-    config.entropy_coef = 0.0
+    config.entropy_coef = 0.0  # weight of the entropy bonus
     config.aggregation = 'sequence'  # mean over: token | sequence | constant
     # Weights trainer / sampler of the tokens, for samplers that round otherwise than the trainer:
     # level none | token | sequence, those above `most` bound by truncate | mask.

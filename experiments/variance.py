@@ -32,13 +32,8 @@ from mrt_jax.data.iterator import ProblemIterator
 from mrt_jax.errors import InputError
 from mrt_jax.evaluation.page import Table
 from mrt_jax.evaluation.results_table import write_markdown
-from mrt_jax.kernels.advantages import (
-    episode_credit,
-    group_advantages,
-    scalar_credit,
-    spread,
-    to_go_credit,
-)
+from mrt_jax.kernels.advantages import less_baseline, spread
+from mrt_jax.kernels.progress import total_progress
 from mrt_jax.kernels.shrinkage import (
     careful_stderr,
     credit_stderr,
@@ -48,12 +43,15 @@ from mrt_jax.kernels.shrinkage import (
     stderr_weights,
 )
 from mrt_jax.kernels.surrogate import token_weights
+from mrt_jax.methods.credit import EPISODE_CREDITS, CreditConfig, Curves, Outcomes, assign_credit
 from mrt_jax.methods.experience import Experience, prove
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.sampling.row_keys import split_by_row
 from mrt_jax.sampling.sampler import Rollout
 from mrt_jax.sharding.rules import use_mesh
-from mrt_jax.training.reinforcement import Setup, prepare, roll_out
+from mrt_jax.training.collect import roll_out
+from mrt_jax.training.rl_batch import vote_numbers
+from mrt_jax.training.rl_setup import Setup, prepare
 from mrt_jax.training.update import join_response, next_token_logprobs
 
 CREDITS = ('scalar', 'episode', 'to_go')
@@ -72,7 +70,7 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file('config', None, 'Config of objective rl.', lock_config=True)
     flags.mark_flag_as_required('config')
     flags.DEFINE_string('output', None, 'Files to write, without their ending.', required=True)
-    flags.DEFINE_integer('repeats', 60, 'Times that the meta-prover is asked in each way.', 4)
+    flags.DEFINE_integer('repeats', 40, 'Times that the meta-prover is asked in each way.', 4)
     flags.DEFINE_integer('directions', 128, 'Directions through which gradients are seen.', 1)
 
 
@@ -215,7 +213,7 @@ def make_tools(group_size: int) -> dict[str, Tool]:
         'weights by standard error': Tool(plain, weigh=True),
         common: Tool(common),
         f'{common}, smoothed': Tool(common, smooth_along_trace),
-        f'{common}, weights': Tool(common, weigh=True),
+        f'{common}, across the group': Tool(common, group),
         twice: Tool(twice),
         f'{twice}, smoothed': Tool(twice, smooth_along_trace),
     }
@@ -226,28 +224,33 @@ def compare(
     credit: str,
 ) -> dict[str, Any]:
     """The figures of one credit, see `measure`."""
-    config = setup.config
-    episodes, tokens = experience.episodes, experience.rollout.tokens_BT.shape[1]
-    mask_BE = jnp.asarray(episodes.mask_BE)
-    boundaries_BE = jnp.asarray(episodes.boundaries_BE)
+    config, episodes, rollout = setup.config, experience.episodes, experience.rollout
+    mask_BE, boundaries_BE = jnp.asarray(episodes.mask_BE), jnp.asarray(episodes.boundaries_BE)
+    own = dataclasses.replace(setup.credit, credit=credit)
+    alone = dataclasses.replace(own, outcome_weight=0.0, alpha=1.0)
+    outcomes = Outcomes(
+        experience.rewards_B, rollout.lengths_B, rollout.sampled_BT,
+        vote_numbers(experience.verdicts, config.group_size),
+    )
 
-    @functools.partial(jax.jit, static_argnames='tool')
-    def advantages(success_BE: jax.Array, count_BE: jax.Array, tool: Tool) -> jax.Array:
+    @functools.partial(jax.jit, static_argnames=('tool', 'of'))
+    def advantages(
+        success_BE: jax.Array, count_BE: jax.Array, tool: Tool, of: CreditConfig = alone
+    ) -> jax.Array:
         if tool.shrink is not None:
             success_BE = tool.shrink(success_BE, count_BE, mask_BE)
+        curves = Curves(boundaries_BE, mask_BE, success_BE)
+        advantages_BT = assign_credit(of, outcomes, curves).advantages_BT
+        if not tool.weigh:
+            return advantages_BT
+        stderr_BX = credit_stderr(careful_stderr(success_BE, count_BE), mask_BE, credit)
         if credit == 'scalar':
-            credit_BX = scalar_credit(success_BE, mask_BE, config.group_size)[:, None]
-            mask_BX = mask_BE[:, 1:2]
-        else:
-            of_episodes = episode_credit if credit == 'episode' else to_go_credit
-            credit_BX, mask_BX = of_episodes(success_BE, mask_BE), mask_BE[:, 1:]
-        if tool.weigh:
-            stderr_BE = careful_stderr(success_BE, count_BE)
-            stderr_BX = credit_stderr(stderr_BE, mask_BE, credit)
-            credit_BX *= stderr_weights(credit_BX, stderr_BX, mask_BX)
-        if credit == 'scalar':
-            return jnp.broadcast_to(credit_BX, (len(credit_BX), tokens))
-        return spread(credit_BX, boundaries_BE, tokens)
+            total_B = total_progress(success_BE, mask_BE)
+            centred_B = less_baseline(total_B, config.group_size, baseline=of.baseline)
+            return advantages_BT * stderr_weights(centred_B[:, None], stderr_BX, mask_BE[:, 1:2])
+        credit_BX = EPISODE_CREDITS[credit](success_BE, mask_BE, config.group_size)
+        weights_BX = stderr_weights(credit_BX, stderr_BX, mask_BE[:, 1:])
+        return advantages_BT * spread(weights_BX, boundaries_BE, advantages_BT.shape[1])
 
     def gradients(success_RBE: np.ndarray, count_RBE: np.ndarray, tool: Tool) -> np.ndarray:
         rows = [
@@ -259,7 +262,9 @@ def compare(
     hits_BE = sum((success * count).sum(axis=0) for success, count, _ in answers.values())
     counts_BE = sum(count.sum(axis=0) for _, count, _ in answers.values())
     best_BE = (hits_BE / np.maximum(counts_BE, 1)).astype(np.float32)
-    progress_BT = np.asarray(advantages(best_BE, counts_BE, Tool('plain')))
+    progress_BT, both_BT = (
+        np.asarray(advantages(best_BE, counts_BE, Tool('plain'), of)) for of in (alone, own)
+    )
     reference_K = slopes_KX @ progress_BT.ravel().astype(np.float64)
     length = float((reference_K**2).mean())
     if not length:
@@ -269,10 +274,6 @@ def compare(
     for name, tool in tools.items():
         off_RK = gradients(*answers[tool.asked][:2], tool) - reference_K
         products[name] = off_RK @ off_RK.T / off_RK.shape[1] / length
-    outcome_B = group_advantages(
-        jnp.asarray(experience.rewards_B), config.group_size, scale=config.reward_scale
-    )
-    both_BT = np.asarray(outcome_B)[:, None] + config.alpha * progress_BT
     by_traces = functools.partial(variance_of_step, slopes_KX, problems=config.prompts_per_step)
     of_tools = {}
     for name, tool in tools.items():
@@ -326,8 +327,11 @@ def error_beside(products_RR: np.ndarray, plain_RR: np.ndarray, tokens: float) -
 
     Variance falls with the number of answers and bias does not.
     """
-    error = max(squared_bias(products_RR), 0) + tokens * variance(products_RR)
-    return error / variance(plain_RR)
+    made_up, plain = (
+        max(squared_bias(of_RR), 0) + share * variance(of_RR)
+        for of_RR, share in ((products_RR, tokens), (plain_RR, 1))
+    )
+    return made_up / plain
 
 
 def jackknife(statistic: Callable[..., float], *products: np.ndarray) -> list[float]:

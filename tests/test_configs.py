@@ -7,10 +7,10 @@ import pytest
 from configs import countdown
 from mrt_jax.errors import InputError
 from mrt_jax.training.network import check_network
-from mrt_jax.training.reinforcement import prepare
+from mrt_jax.training.rl_setup import prepare
 
 VARIANTS = [
-    *(('countdown', v) for v in ('demo', 'compare', 'grpo', 'mrt', 'mrt_one_branch', 'sft')),
+    *(('countdown', v) for v in ('demo', 'compare', *countdown.RECIPES, 'sft')),
     *(('smollm2', v) for v in ('demo', 'mrt', 'grpo', 'sft')),
     *(('math', v) for v in ('mrt', 'grpo')),
 ]

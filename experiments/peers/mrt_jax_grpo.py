@@ -9,7 +9,7 @@ import optax
 from experiments import cli
 from experiments.peers.request import read_request, report
 from mrt_jax.kernels.surrogate import token_weights
-from mrt_jax.methods.credit import CreditConfig
+from mrt_jax.methods.credit import CreditConfig, Outcomes
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.load import load_policy
 from mrt_jax.sampling.phases import Budget, Terminals
@@ -18,7 +18,7 @@ from mrt_jax.sampling.row_keys import split_by_row
 from mrt_jax.sampling.sampler import encode_prompts, sample_rollouts
 from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.training.objective import ObjectiveConfig, UpdateBatch, policy_loss
-from mrt_jax.training.reinforcement import give_credit
+from mrt_jax.training.rl_batch import give_credit
 from mrt_jax.training.state import start_training
 from mrt_jax.training.update import join_response, make_scorer, make_update
 
@@ -33,13 +33,13 @@ def main() -> None:
     prompts = encode_prompts(request.prompts, prompt_slots)
     optimizer = optax.adamw(1e-4)
     objective = ObjectiveConfig(0.2, 0.2, kl_coef=0.04, entropy_coef=0.0, aggregation='sequence')
-    credit = CreditConfig('none', 0.0, 'std', 'none', 0.0, request.group)
+    credit = CreditConfig(group_size=request.group)
     update = make_update(
         model, optimizer, policy_loss(objective), mesh, rows=rows, microbatch_rows=rows
     )
     score = make_scorer(model, mesh, rows=rows, microbatch_rows=rows)
     state = start_training(model, policy.params, optimizer, mesh, jax.random.key(0))
-    no_episodes_BE = jnp.zeros((rows, 1), jnp.int32), jnp.zeros((rows, 1), bool)
+    no_votes_B = jnp.zeros(rows, jnp.int32)
     steps = iter(range(1_000_000))
 
     def step() -> int:
@@ -51,7 +51,7 @@ def main() -> None:
         )
         rewards_B = (rollout.tokens_BT % 2 == 0).mean(axis=1)
         given = give_credit(
-            credit, rewards_B, rollout.lengths_B, rollout.sampled_BT, *no_episodes_BE, None
+            credit, Outcomes(rewards_B, rollout.lengths_B, rollout.sampled_BT, no_votes_B)
         )
         tokens_BS, positions_BS = join_response(
             rollout.prompt_tokens_BP, rollout.prompt_lengths_B, rollout.lengths_B,

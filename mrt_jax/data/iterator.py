@@ -36,8 +36,16 @@ class ProblemIterator:
         self._next = 0
 
     def __next__(self) -> list[Any]:
-        first = self._next * self._batch
+        batch = self._batch_at(self._next)
         self._next += 1
+        return batch
+
+    def batches(self, first: int, count: int) -> list[list[Any]]:
+        """The batches at some positions, without going on to them."""
+        return [self._batch_at(number) for number in range(first, first + count)]
+
+    def _batch_at(self, number: int) -> list[Any]:
+        first = number * self._batch
         return [self._problems[int(self._order[first + i])] for i in range(self._batch)]
 
     def __iter__(self) -> 'ProblemIterator':

@@ -1,33 +1,110 @@
-"""Advantages: of the outcome within its group, and of progress along the trace."""
+"""Advantages: of the outcome within its group, and of progress along the trace.
+
+An advantage is a reward less a baseline, divided by a normaliser; each is a function of its own
+here, and `methods.credit` composes them.
+"""
 
 import jax
 import jax.numpy as jnp
 
-from mrt_jax.kernels.progress import last_success, progress
+from mrt_jax.kernels.progress import extended_success, last_success, progress
+
+BASELINES = ('group', 'leave_one_out', 'termination')
+NORMALISERS = ('outcome', 'together', 'separate', 'none')
+EPSILON = 1e-4  # Added to deviations: MRT's trainer, method section 3.2.
 
 
-def group_advantages(
-    rewards_B: jax.Array, group_size: int, *, scale: str = 'std', epsilon: float = 1e-4
-) -> jax.Array:
-    """Reward less the group's mean, by choice divided by the group's deviation.
+def less_baseline(values_B: jax.Array, group_size: int, *, baseline: str = 'group') -> jax.Array:
+    """Values less what their group leads one to expect.
 
     Args:
-        rewards_B: groups of `group_size` consecutive rows.
+        values_B: groups of `group_size` consecutive rows.
         group_size: G, at least 2.
-        scale: 'std' divides by (deviation + epsilon), deviation with G - 1 (GRPO, arXiv 2402.03300,
-            with the constants of MRT's trainer); 'none' does not (Dr. GRPO, arXiv 2503.20783).
-        epsilon: keeps groups of equal rewards at 0.
+        baseline: 'group', the mean of all G rows (GRPO, arXiv 2402.03300); 'leave_one_out', the
+            mean of the other G - 1 (RLOO, arXiv 2402.14740), which is G / (G - 1) times as much and
+            leaves the policy gradient unbiased.
 
     Raises:
-        ValueError: the rows are no whole number of groups, or the scale is unknown.
+        ValueError: the rows are no whole number of groups, or the baseline is unknown.
     """
-    rewards_XG = _groups(rewards_B, group_size)
-    centred_XG = rewards_XG - rewards_XG.mean(axis=1, keepdims=True)
-    if scale == 'std':
-        centred_XG = centred_XG / (rewards_XG.std(axis=1, ddof=1, keepdims=True) + epsilon)
-    elif scale != 'none':
-        raise ValueError(f"reward scale {scale!r} is unknown; known: 'std', 'none'")
+    values_XG = _groups(values_B, group_size)
+    centred_XG = values_XG - values_XG.mean(axis=1, keepdims=True)
+    if baseline == 'leave_one_out':
+        centred_XG = centred_XG * (group_size / (group_size - 1))
+    elif baseline != 'group':
+        raise ValueError(f"baseline {baseline!r} is unknown; known: 'group', 'leave_one_out'")
     return centred_XG.reshape(-1)
+
+
+def less_termination(values_B: jax.Array, forced_B: jax.Array, prefix_rows: int) -> jax.Array:
+    """Values less their mean over the rows that were made to stop at the same prefix.
+
+    The termination reward as baseline, A = R - R_termination (MRT section 3.2, variant c). The mean
+    estimates J of the prefix, so a row that goes on is measured by its own progress.
+
+    Args:
+        values_B: runs of `prefix_rows` consecutive rows share a prefix.
+        forced_B: bool, the row was made to stop; at least one row of each run.
+        prefix_rows: rows of a run.
+    """
+    values_XG = _groups(values_B, prefix_rows)
+    forced_XG = _groups(forced_B, prefix_rows).astype(values_XG.dtype)
+    stopped_X1 = (values_XG * forced_XG).sum(axis=1, keepdims=True)
+    return (values_XG - stopped_X1 / forced_XG.sum(axis=1, keepdims=True)).reshape(-1)
+
+
+def group_deviation(values_B: jax.Array, group_size: int) -> jax.Array:
+    """Standard deviation of each row's group, with G - 1, on all its rows."""
+    deviation_X1 = _groups(values_B, group_size).std(axis=1, ddof=1, keepdims=True)
+    return jnp.repeat(deviation_X1, group_size, axis=1).reshape(-1)
+
+
+def normalising_deviations(
+    outcome_B: jax.Array,
+    progress_BX: jax.Array | None = None,
+    episodes_BX: jax.Array | None = None,
+    *,
+    alpha: float,
+    normalise: str,
+    group_size: int,
+) -> tuple[jax.Array, jax.Array]:
+    """What the advantages of outcome and progress are divided by, [B] each; 1 where they are not.
+
+    Args:
+        outcome_B: outcome rewards.
+        progress_BX: progress credit; None without any.
+        episodes_BX: bool, the episodes that have a credit of their own. It is not centred, so the
+            root of its mean square over the group's episodes stands for its deviation. None if
+            `progress_BX` is one number a trace, [B, 1], and centred as the outcome is.
+        alpha: weight of progress beside the outcome.
+        normalise: 'outcome', the outcome by its group's deviation and progress by nothing, as J has
+            a scale of its own (for the outcome alone GRPO, arXiv 2402.03300); 'together', both by
+            the deviation of outcome + alpha x progress (the published r', MRT section 3.2);
+            'separate', each by its own (GDPO, arXiv 2601.05242); 'none', neither (Dr. GRPO, arXiv
+            2503.20783).
+        group_size: G.
+
+    Raises:
+        ValueError: the normaliser is unknown.
+    """
+    if normalise not in NORMALISERS:
+        raise ValueError(f'normaliser {normalise!r} is unknown; known: {", ".join(NORMALISERS)}')
+    ones_B = jnp.ones_like(outcome_B)
+    if normalise == 'none':
+        return ones_B, ones_B
+    outcome_deviation_B = group_deviation(outcome_B, group_size)
+    if normalise == 'outcome' or progress_BX is None:
+        return outcome_deviation_B + EPSILON, ones_B
+    if episodes_BX is None:
+        progress_B = progress_BX[:, 0]
+        own_B = group_deviation(progress_B, group_size)
+        joint_B = group_deviation(outcome_B + alpha * progress_B, group_size)
+    else:
+        own_B = _root_mean_square(progress_BX, episodes_BX, group_size)
+        joint_B = jnp.hypot(outcome_deviation_B, alpha * own_B)
+    if normalise == 'separate':
+        return outcome_deviation_B + EPSILON, own_B + EPSILON
+    return joint_B + EPSILON, joint_B + EPSILON
 
 
 def length_penalty_kimi(
@@ -63,14 +140,20 @@ def length_penalty_arora(
     return (-jax.nn.sigmoid(relative_XG) * correct_XG).reshape(-1)
 
 
-def scalar_credit(success_BE: jax.Array, mask_BE: jax.Array, group_size: int) -> jax.Array:
-    """Progress summed over the trace, less the group's mean: one number a trace, [B].
+def prefix_progress(
+    rewards_B: jax.Array, prefix_success_B: jax.Array, bonus_B: jax.Array
+) -> jax.Array:
+    """Progress that a trace has made from its group's prefix, r - J(prefix), [B].
 
-    The progress-adjusted scalar of MRT section 6. J at the empty prefix is the same question for
-    all rows of a group, so the group's mean is its baseline.
+    The realised outcome is the one-sample estimate of the later J; the published reward of MRT (RL)
+    is r' = r + alpha (r - J) (MRT section 3.2).
+
+    Args:
+        rewards_B: 0/1 outcomes.
+        prefix_success_B: J of the prefix that each row began from.
+        bonus_B: bool, rows that get it; the others have 0.
     """
-    total_B = progress(success_BE, mask_BE).sum(axis=-1)
-    return group_advantages(total_B, group_size, scale='none')
+    return jnp.where(bonus_B, rewards_B - prefix_success_B, 0)
 
 
 def episode_credit(success_BE: jax.Array, mask_BE: jax.Array) -> jax.Array:
@@ -92,6 +175,41 @@ def to_go_credit(success_BE: jax.Array, mask_BE: jax.Array) -> jax.Array:
     return jnp.where(mask_BE[:, 1:], to_go_BX, 0)
 
 
+def anytime_credit(success_BE: jax.Array, mask_BE: jax.Array, group_size: int) -> jax.Array:
+    """Anytime reward from each window to the last budget, less a mixed baseline, [B, E - 1].
+
+    AnytimeReasoner's BRPO (arXiv 2505.13438) with a uniform prior over the budgets, which are the
+    boundaries behind the empty prefix; a trace that ended before a budget answers there as at its
+    end. For window s of S the return is R_s = sum_{i >= s} J_i / S. The baseline mixes what the
+    trace's own past leads one to expect, V1, the mean of its earlier J (weights double from one to
+    the next) on the budgets left, with V2, the group's mean of R_s: (s V1 + (S - s) V2) / S,
+    windows counted from 0.
+
+    Args:
+        success_BE: J at the boundaries, the empty prefix first.
+        mask_BE: bool, boundaries that exist.
+        group_size: G, rows with one prompt.
+
+    Returns:
+        0 for windows that a trace does not have.
+    """
+    success_BS = extended_success(success_BE, mask_BE)[:, 1:]
+    windows = success_BS.shape[1]
+    place_S = jnp.arange(windows)
+    left_S = (windows - place_S) / windows  # Prior mass of the budgets from each window on.
+    return_BS = jnp.cumsum(success_BS[:, ::-1], axis=1)[:, ::-1] / windows
+    # Weight of budget i in the past of window s: 2^i for i < s, none in the first.
+    earlier_SS = place_S[None, :] < place_S[:, None]
+    weight_SS = jnp.where(earlier_SS, jnp.exp2(place_S[None, :] - place_S[:, None]), 0)
+    weight_SS = weight_SS / jnp.maximum(weight_SS.sum(axis=1, keepdims=True), 1e-30)
+    own_BS = (success_BS @ weight_SS.T) * left_S
+    group_BS = jnp.repeat(
+        return_BS.reshape(-1, group_size, windows).mean(axis=1), group_size, axis=0
+    )
+    baseline_BS = (place_S * own_BS + (windows - place_S) * group_BS) / windows
+    return jnp.where(mask_BE[:, 1:], return_BS - baseline_BS, 0)
+
+
 def spread(credit_BX: jax.Array, boundaries_BE: jax.Array, tokens: int) -> jax.Array:
     """Gives each token the credit of its episode.
 
@@ -107,6 +225,16 @@ def spread(credit_BX: jax.Array, boundaries_BE: jax.Array, tokens: int) -> jax.A
     starts_B1X, ends_B1X = boundaries_BE[:, None, :-1], boundaries_BE[:, None, 1:]
     inside_BTX = (places_T1 >= starts_B1X) & (places_T1 < ends_B1X)
     return (inside_BTX * credit_BX[:, None, :]).sum(axis=-1)
+
+
+def _root_mean_square(
+    credit_BX: jax.Array, episodes_BX: jax.Array, group_size: int
+) -> jax.Array:
+    """Over the episodes of each row's group, on all its rows."""
+    by_group = lambda x_BX: x_BX.reshape(x_BX.shape[0] // group_size, -1)  # noqa: E731
+    squares_X = by_group(jnp.where(episodes_BX, credit_BX**2, 0)).sum(axis=1)
+    count_X = jnp.maximum(by_group(episodes_BX).sum(axis=1), 1)
+    return jnp.repeat(jnp.sqrt(squares_X / count_X), group_size)
 
 
 def _groups(values_B: jax.Array, group_size: int) -> jax.Array:

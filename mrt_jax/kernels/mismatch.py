@@ -8,6 +8,8 @@ bounds its variance (Yao et al. 2025, truncated importance sampling; Ionides 200
 import jax
 import jax.numpy as jnp
 
+from mrt_jax.kernels.sequences import sum_by_sequence
+
 LEVELS = ('token', 'sequence')
 BOUNDS = ('truncate', 'mask')
 
@@ -38,10 +40,7 @@ def importance_weights(
     """
     log_RL = jnp.where(sampled_RL, trainer_logprobs_RL - sampler_logprobs_RL, 0)
     if level == 'sequence':
-        rows, columns = log_RL.shape
-        ids_RL = segments_RL + columns * jnp.arange(rows)[:, None]
-        sums = jax.ops.segment_sum(log_RL.ravel(), ids_RL.ravel(), rows * columns)
-        log_RL = jnp.where(sampled_RL, sums[ids_RL], 0)
+        log_RL = jnp.where(sampled_RL, sum_by_sequence(log_RL, segments_RL), 0)
     elif level != 'token':
         raise ValueError(f'level {level!r} is unknown; known: {", ".join(LEVELS)}')
     if bound not in BOUNDS:

@@ -50,7 +50,17 @@ def progress(success_BE: jax.Array, mask_BE: jax.Array) -> jax.Array:
     return jnp.where(mask_BE[:, 1:], change_BX, 0)
 
 
+def total_progress(success_BE: jax.Array, mask_BE: jax.Array) -> jax.Array:
+    """Progress of the whole trace, [B]: J at its last boundary less J at the empty prefix."""
+    return last_success(success_BE, mask_BE) - success_BE[:, 0]
+
+
 def last_success(success_BE: jax.Array, mask_BE: jax.Array) -> jax.Array:
     """J at each trace's last boundary, [B]."""
     last_B1 = jnp.maximum(mask_BE.sum(axis=-1, keepdims=True) - 1, 0)
     return jnp.take_along_axis(success_BE, last_B1, axis=-1)[:, 0]
+
+
+def extended_success(success_BE: jax.Array, mask_BE: jax.Array) -> jax.Array:
+    """J at all columns: behind a trace's last boundary it stays what it is there, [B, E]."""
+    return jnp.where(mask_BE, success_BE, last_success(success_BE, mask_BE)[:, None])

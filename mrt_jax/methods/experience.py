@@ -144,6 +144,7 @@ def explore(
     max_boundaries: int,
     group_size: int = 1,
     slots: int | None = None,
+    prefixes: Sequence[Sequence[int]] | None = None,
 ) -> Experience:
     """Samples a trace for each row, segments its thought, and judges its response.
 
@@ -159,6 +160,9 @@ def explore(
         max_boundaries: most episodes that are told apart.
         group_size: rows in a row that have the same prompt.
         slots: rows decoded together, others wait for one of them to end; None: all.
+        prefixes: for each of `answers` the tokens at the end of its prompt that belong to the
+            response: a thought that goes on. They are judged with it; the episodes are those of
+            what is sampled. None: no such tokens.
     """
     sample = sample_rollouts if slots is None else functools.partial(sample_in_slots, slots=slots)
     rollout = sample(
@@ -171,7 +175,10 @@ def explore(
     ends_B = find_marker(tokens_BT, closed_B, reader.token_bytes, reader.task.think_end)
     episodes = segment(tokens_BT, ends_B, reader.token_bytes, reader.task.rule, max_boundaries)
     verdicts = tuple(
-        reader.judge(tokens_BT[row, : lengths_B[row]].tolist(), answer)
+        reader.judge(
+            [*(prefixes[row] if prefixes else ()), *tokens_BT[row, : lengths_B[row]].tolist()],
+            answer,
+        )
         for row, answer in enumerate(answers)
     )
     rewards_B = np.zeros(len(tokens_BT), np.float32)
@@ -192,6 +199,7 @@ def prove(
     sampling: SamplingConfig,
     rounds: int = 1,
     common_draws: bool = False,
+    asked_BE: np.ndarray | None = None,
 ) -> Proof:
     """Asks the meta-prover at every boundary: J_r(mu(. | x, z_{0:j})), Def. 4.1.
 
@@ -200,9 +208,12 @@ def prove(
         rounds: 1, or 2: half of the answers at every boundary, then M more at those
             `boundaries_in_doubt`, which are half of them at most. M is even.
         common_draws: the boundaries of a trace share their random numbers, see `branch_keys`.
+        asked_BE: bool, the boundaries to ask at; None: all. J is 0 at the others.
     """
     mask_BE = np.array(experience.episodes.mask_BE)
     mask_BE[len(answers) :] = False
+    if asked_BE is not None:
+        mask_BE &= asked_BE
     ask = functools.partial(
         _ask, model, params, reader, experience, answers, max_answer_tokens=max_answer_tokens,
         sampling=sampling, common_draws=common_draws,

@@ -23,7 +23,7 @@ from mrt_jax.sharding.mesh import make_mesh, validate_mesh
 from mrt_jax.sharding.rules import batch_sharding, param_shardings, use_mesh
 from mrt_jax.training.network import check_network, make_network
 from mrt_jax.training.objective import UpdateBatch, policy_loss
-from mrt_jax.training.reinforcement import read_objective, read_optimizer, rows_of_update
+from mrt_jax.training.rl_setup import read_objective, read_optimizer, rows_of_update
 from mrt_jax.training.state import abstract_state, placed_shapes
 from mrt_jax.training.update import make_update
 
@@ -81,6 +81,8 @@ def compile_step(config: Any, model_config: ModelConfig, mesh: Mesh) -> list[Pro
         InputError: the config or the mesh does not fit the network.
     """
     check_network(config)
+    if config.credit == 'prefix':
+        raise InputError("credit='prefix' is not planned: its rollouts begin behind prefixes")
     rows = config.prompts_per_step * config.group_size
     validate_mesh(mesh, model_config, rows=rows)
     config = config.copy_and_resolve_references()

@@ -101,19 +101,25 @@ def start_phases(
         active_B: bool; the others have ended already, with length 0.
         budget: of all rows.
         limits_B: int32, most tokens of each row's first phase where it is less than the budget of
-            that phase: of the thought, or of the answer if there is no thought. None: no less.
+            that phase: of the thought, or of the answer if there is no thought. None: no less. A
+            thought of 0 tokens is forced to end at once; an answer has at least 1.
     """
     first = THINKING if budget.max_thinking_tokens else ANSWERING
     most = budget.max_thinking_tokens or budget.max_answer_tokens
-    zeros_B = jnp.zeros_like(active_B, jnp.int32)
+    zeros_B, forced_B = jnp.zeros_like(active_B, jnp.int32), jnp.zeros_like(active_B)
+    spent_B = zeros_B if limits_B is None else jnp.clip(most - limits_B, 0, most - 1)
+    if limits_B is not None and first == THINKING:
+        forced_B = active_B & (limits_B == 0)
+        spent_B = jnp.where(forced_B, 0, spent_B)
+    phase_B = jnp.where(forced_B, FORCING, first)
     return RowPhases(
-        phase_B=jnp.where(active_B, first, ENDED).astype(jnp.int32),
-        spent_B=zeros_B if limits_B is None else jnp.clip(most - limits_B, 0, most - 1),
+        phase_B=jnp.where(active_B, phase_B, ENDED).astype(jnp.int32),
+        spent_B=spent_B,
         think_state_B=zeros_B,
         stop_state_B=zeros_B,
         lengths_B=zeros_B,
         thought_B=zeros_B,
-        forced_B=jnp.zeros_like(active_B),
+        forced_B=forced_B,
         stopped_B=jnp.zeros_like(active_B),
     )
 

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from mrt_jax.errors import InputError
+from mrt_jax.kernels.sequences import mean_by_sequence
 from mrt_jax.kernels.surrogate import AGGREGATIONS, clipped_surrogate, k3_divergence
 
+RATIOS = ('token', 'sequence')
 Metrics = dict[str, jax.Array]
 
 
@@ -54,6 +56,8 @@ class ObjectiveConfig:
         kl_coef: weight of the k3 penalty towards the reference; 0 needs no reference.
         entropy_coef: weight of the entropy bonus.
         aggregation: 'token', 'sequence' or 'constant', see `token_weights`.
+        ratio: what the surrogate's ratio is of: 'token', each token's own; 'sequence', the
+            geometric mean over its sequence (GSPO, arXiv 2507.18071), whose clip is far narrower.
     """
 
     clip_low: float
@@ -61,6 +65,7 @@ class ObjectiveConfig:
     kl_coef: float
     entropy_coef: float
     aggregation: str
+    ratio: str = 'token'
 
     def __post_init__(self) -> None:
         if not 0 < self.clip_low <= 1 or self.clip_high <= 0:
@@ -74,6 +79,8 @@ class ObjectiveConfig:
             raise InputError(
                 f'aggregation={self.aggregation!r} is unknown; known: {", ".join(AGGREGATIONS)}'
             )
+        if self.ratio not in RATIOS:
+            raise InputError(f'ratio={self.ratio!r} is unknown; known: {", ".join(RATIOS)}')
 
 
 @struct.dataclass
@@ -119,8 +126,11 @@ def policy_loss(config: ObjectiveConfig) -> Loss:
         used = lambda x_BT: jnp.where(weights_BT > 0, x_BT, 0)  # noqa: E731
         total = lambda x_BT: (weights_BT * x_BT).sum()  # noqa: E731
         logprobs_BT, old_BT = used(logprobs_BT), used(batch.old_logprobs_BT)
+        compared = [logprobs_BT, old_BT]
+        if config.ratio == 'sequence':
+            compared = [mean_by_sequence(x, weights_BT > 0, batch.segments_BT) for x in compared]
         surrogate = clipped_surrogate(
-            logprobs_BT, old_BT, used(batch.advantages_BT),
+            *compared, used(batch.advantages_BT),
             clip_low=config.clip_low, clip_high=config.clip_high,
         )
         sums = {

@@ -7,205 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import ml_collections
-import numpy as np
-import optax
 
 from mrt_jax.data.iterator import ProblemIterator
-from mrt_jax.errors import InputError
-from mrt_jax.kernels.mismatch import BOUNDS, LEVELS, importance_weights
-from mrt_jax.kernels.regret import normalized_regret
-from mrt_jax.kernels.surrogate import token_weights
-from mrt_jax.methods.credit import CreditConfig, assign_credit
-from mrt_jax.methods.experience import (
-    Experience,
-    Proof,
-    explore,
-    group_prompts,
-    prove,
-    reader_of,
-    spent_tokens,
-)
-from mrt_jax.methods.packing import RowPlan, fill_rows, packed_share, plan_rows, rows_needed
 from mrt_jax.models.lora import join, merge
-from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.adapters import save_adapters
-from mrt_jax.policies.load import load_policy
 from mrt_jax.policies.policy import Policy
 from mrt_jax.policies.save import save_policy
-from mrt_jax.sampling.phases import Budget
-from mrt_jax.sampling.processors import SamplingConfig
-from mrt_jax.sampling.row_keys import split_by_row
-from mrt_jax.sampling.sampler import Rollout, response_slots
-from mrt_jax.sharding.mesh import make_mesh, row_shards, validate_mesh
-from mrt_jax.sharding.rules import batch_sharding, use_mesh
-from mrt_jax.tasks.task import Problem, get_task
+from mrt_jax.sharding.rules import use_mesh
+from mrt_jax.training.collect import (
+    ask_prover,
+    collect_continuations,
+    collect_groups,
+    roll_out,
+    sample_prefixes,
+)
 from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
-from mrt_jax.training.network import check_network, make_network, trained_dtype
-from mrt_jax.training.objective import ObjectiveConfig, UpdateBatch, policy_loss
-from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
+from mrt_jax.training.objective import policy_loss
+from mrt_jax.training.prefix_pool import PrefixSource
+from mrt_jax.training.rl_batch import correct_mismatch, make_batch, regret_of
+from mrt_jax.training.rl_setup import Setup, prepare
 from mrt_jax.training.state import TrainState, abstract_state, start_training
-from mrt_jax.training.update import join_response, make_scorer, make_update
+from mrt_jax.training.update import make_scorer, make_update
 from mrt_jax.training.workdir import check_origin
-
-# Purposes that a step draws random numbers for.
-_ROLLOUT, _PROVER = range(2)
-
-give_credit = jax.jit(assign_credit, static_argnames='config')
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """Everything that a run of reinforcement learning fixes before its first step."""
-
-    config: Any
-    policy: Policy
-    model: Transformer
-    mesh: jax.sharding.Mesh
-    reader: Any
-    budget: Budget
-    sampling: SamplingConfig
-    credit: CreditConfig
-    objective: ObjectiveConfig
-    optimizer: optax.GradientTransformation
-    problems: Any
-    validation: tuple[Problem, ...]
-
-    @property
-    def rows(self) -> int:
-        """Rollouts of a step."""
-        return self.config.prompts_per_step * self.config.group_size
-
-    @property
-    def update_rows(self) -> int:
-        """Rows that a step's traces always fit into, packed."""
-        return rows_of_update(self.config, self.full_budget)
-
-    @property
-    def full_budget(self) -> int:
-        """Most tokens that a trace can have, prompt included."""
-        response = response_slots(self.budget, self.reader.terminals)
-        return self.config.max_prompt_tokens + response
-
-
-def rows_of_update(config: Any, longest: int) -> int:
-    """Rows that a step's traces always fit into, packed, whole microbatches of them.
-
-    Raises:
-        InputError: the longest trace does not fit into a row.
-    """
-    if longest > config.row_tokens:
-        raise InputError(
-            f'row_tokens={config.row_tokens} is less than the {longest} tokens of the longest '
-            'trace, which must fit into a row of an update: raise row_tokens'
-        )
-    needed = rows_needed(
-        config.prompts_per_step * config.group_size, longest, config.row_tokens
-    )
-    return -(-needed // config.microbatch_rows) * config.microbatch_rows
-
-
-def read_objective(config: Any) -> ObjectiveConfig:
-    """The objective that a config names.
-
-    Raises:
-        InputError: see `ObjectiveConfig`.
-    """
-    return ObjectiveConfig(
-        config.clip_low, config.clip_high, config.kl_coef, config.entropy_coef, config.aggregation
-    )
-
-
-def read_optimizer(config: Any, model: Transformer) -> optax.GradientTransformation:
-    """The optimiser of a run's updates.
-
-    Raises:
-        InputError: see `OptimizerConfig`.
-    """
-    return make_optimizer(
-        OptimizerConfig(**config.optimizer), config.num_steps * config.updates_per_step,
-        trained_dtype(model),
-    )
-
-
-def prepare(config: Any) -> Setup:
-    """Reads the policy and the data, and checks the config against them; compiles nothing.
-
-    Raises:
-        InputError: what is wrong with the config, the policy folder or the mesh.
-    """
-    task = get_task(
-        config.task, termination=config.termination, conclusion=config.conclusion
-    )
-    mesh = make_mesh(**config.mesh)
-    credit = CreditConfig(
-        config.credit, config.alpha, config.reward_scale, config.length_penalty,
-        config.length_penalty_weight, config.group_size,
-    )
-    objective = read_objective(config)
-    for name in ('prompts_per_step', 'branches', 'max_boundaries', 'updates_per_step',
-                 'microbatch_rows', 'max_thinking_tokens', 'max_answer_tokens'):
-        if config[name] < 1:
-            raise InputError(f'{name}={config[name]} must be at least 1')
-    rows = config.prompts_per_step * config.group_size
-    try:
-        sampling = SamplingConfig(**config.sampling)
-    except ValueError as error:
-        raise InputError(f'sampling: {error}') from error
-    check_network(config)
-    policy = load_policy(config.policy, mesh, config.param_dtype)
-    model = make_network(config, policy.config)
-    budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
-    validate_mesh(mesh, policy.config, rows=rows)
-    mismatch = config.mismatch
-    if mismatch.level not in ('none', *LEVELS) or mismatch.bound not in BOUNDS:
-        raise InputError(
-            f'mismatch.level={mismatch.level!r} must be one of none, {", ".join(LEVELS)}, and '
-            f'mismatch.bound={mismatch.bound!r} one of {", ".join(BOUNDS)}'
-        )
-    if mismatch.most < 1:
-        raise InputError(f'mismatch.most={mismatch.most} must be at least 1')
-    if config.prover_rounds not in (1, 2) or config.branches % config.prover_rounds:
-        raise InputError(
-            f'prover_rounds={config.prover_rounds} must be 1 or 2, and 2 needs an even number of '
-            f'branches, not {config.branches}'
-        )
-    slots, shards = config.rollout_slots, row_shards(mesh)
-    if not 0 <= slots <= rows or slots % shards:
-        raise InputError(
-            f'rollout_slots={slots} must be at most prompts_per_step x group_size = {rows}, a '
-            f'multiple of mesh.data x mesh.fsdp = {shards}, or 0 to decode all rows together'
-        )
-    if slots and config.prompts_per_step % shards:
-        raise InputError(
-            f'prompts_per_step={config.prompts_per_step} must be a multiple of mesh.data x '
-            f'mesh.fsdp = {shards} where rollout_slots={slots}: a group takes turns on one of them'
-        )
-    setup = Setup(
-        config=ml_collections.FrozenConfigDict(config),
-        policy=policy,
-        model=model,
-        mesh=mesh,
-        reader=reader_of(policy, task),
-        budget=budget,
-        sampling=sampling,
-        credit=credit,
-        objective=objective,
-        optimizer=read_optimizer(config, model),
-        problems=task.problems('train'),
-        validation=tuple(task.problems('validation')[: config.prompts_per_step]),
-    )
-    needed, context = setup.full_budget, policy.config.max_positions
-    if needed > context:
-        raise InputError(
-            f'max_prompt_tokens={config.max_prompt_tokens}, '
-            f'max_thinking_tokens={config.max_thinking_tokens}, the termination text and '
-            f'max_answer_tokens={config.max_answer_tokens} make {needed} tokens, but the context '
-            f'of {config.policy} is {context}; lower max_thinking_tokens'
-        )
-    rows_of_update(config, needed)
-    return setup
 
 
 def train_policy(config: Any, workdir: Path) -> bool:
@@ -233,6 +56,7 @@ def train_policy(config: Any, workdir: Path) -> bool:
         own_logprobs = make_scorer(setup.model, setup.mesh, **shape)
     frozen = setup.policy.params if config.lora_rank else {}
     batches = ProblemIterator(setup.problems, config.prompts_per_step, config.seed)
+    pool = PrefixSource(setup, batches, workdir) if setup.from_prefixes else None
     totals = {'sampled_tokens_total': 0}
 
     def begin() -> TrainState:
@@ -243,13 +67,12 @@ def train_policy(config: Any, workdir: Path) -> bool:
         started = time.monotonic()
         key = jax.random.fold_in(jax.random.key(config.seed), number)
         params = join(state.params, frozen)
-        experience, answers = roll_out(setup, params, next(batches), key)
-        rolled = time.monotonic()
-        proof = None
-        if config.credit != 'none':
-            proof = ask_prover(setup, params, experience, answers, key)
-        proved = time.monotonic()
-        batch, metrics = make_batch(setup, experience, proof, reference)
+        if pool is None:
+            collected = collect_groups(setup, params, batches, key)
+        else:
+            collected = pool.collect(params, number, key)
+        collected_at = time.monotonic()
+        batch, metrics = make_batch(setup, collected, reference)
         if own_logprobs:
             logprobs_BT = own_logprobs(
                 params, batch.tokens_BT, batch.positions_BT, batch.segments_BT
@@ -263,9 +86,7 @@ def train_policy(config: Any, workdir: Path) -> bool:
         sampled = metrics['sampled_tokens'] + metrics.get('prover_tokens', 0)
         totals['sampled_tokens_total'] += int(sampled)
         clocks = {
-            'rollout_seconds': rolled - started,
-            'prover_seconds': proved - rolled,
-            'update_seconds': ended - proved,
+            'update_seconds': ended - collected_at,
             'tokens_per_second': sampled / (ended - started),
         }
         if config.evaluate_every and (number + 1) % config.evaluate_every == 0:
@@ -323,140 +144,6 @@ def finished_policy(setup: Setup, state: TrainState) -> Policy:
     return dataclasses.replace(setup.policy, params=merge(join(state.params, frozen)))
 
 
-def roll_out(
-    setup: Setup, params: Any, problems: list[Problem], key: jax.Array
-) -> tuple[Experience, list[Any]]:
-    """Samples, segments and judges a group of traces for each problem."""
-    config = setup.config
-    prompts, answers = group_prompts(
-        setup.reader, problems, group_size=config.group_size, slots=config.max_prompt_tokens,
-        rows=setup.rows,
-    )
-    by_row = batch_sharding(setup.mesh)
-    experience = explore(
-        setup.model, params, setup.reader, jax.device_put(prompts, by_row), answers,
-        jax.device_put(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
-        budget=setup.budget, sampling=setup.sampling, max_boundaries=config.max_boundaries,
-        group_size=config.group_size, slots=config.rollout_slots or None,
-    )
-    return experience, answers
-
-
-def ask_prover(
-    setup: Setup, params: Any, experience: Experience, answers: list[Any], key: jax.Array
-) -> Proof:
-    """J at every boundary of the step's traces."""
-    by_row = batch_sharding(setup.mesh)
-    return prove(
-        setup.model, params, setup.reader, experience, answers,
-        jax.device_put(split_by_row(jax.random.fold_in(key, _PROVER), setup.rows), by_row),
-        branches=setup.config.branches, max_answer_tokens=setup.config.max_answer_tokens,
-        sampling=setup.sampling, rounds=setup.config.prover_rounds,
-    )
-
-
-def make_batch(
-    setup: Setup, experience: Experience, proof: Proof | None, reference: Any
-) -> tuple[UpdateBatch, dict[str, Any]]:
-    """Credit of every token and the sequences to train on, with the step's metrics."""
-    config, rollout, episodes = setup.config, experience.rollout, experience.episodes
-    credit = give_credit(
-        setup.credit,
-        experience.rewards_B,
-        rollout.lengths_B,
-        rollout.sampled_BT,
-        episodes.boundaries_BE,
-        episodes.mask_BE,
-        None if proof is None else proof.success.mean_BE,
-    )
-    prompts_B, lengths_B = np.asarray(rollout.prompt_lengths_B), np.asarray(rollout.lengths_B)
-    plan = plan_rows(
-        config.max_prompt_tokens - prompts_B, config.max_prompt_tokens + lengths_B,
-        setup.full_budget, rows=setup.update_rows, row_tokens=config.row_tokens,
-    )
-    batch = pack_rollout(
-        rollout, token_weights(rollout.sampled_BT, setup.objective.aggregation),
-        credit.advantages_BT, jax.device_put(plan, batch_sharding(setup.mesh)),
-    )
-    if reference:
-        batch = batch.replace(
-            reference_logprobs_BT=reference(
-                batch.tokens_BT, batch.positions_BT, batch.segments_BT
-            )
-        )
-    packed = {'packed_share': packed_share(plan, config.microbatch_rows)}
-    return batch, {**credit.metrics, **describe(setup, experience, proof), **packed}
-
-
-@functools.partial(jax.jit, static_argnames=('level', 'bound', 'most'))
-def correct_mismatch(
-    batch: UpdateBatch, trainer_logprobs_BT: jax.Array, *, level: str, bound: str, most: float
-) -> tuple[UpdateBatch, dict[str, jax.Array]]:
-    """The batch as the trainer's own policy would weigh it, see `importance_weights`.
-
-    Ratios of the surrogate are then to the trainer's log-probabilities before the first update.
-    """
-    trained_BT = batch.weights_BT > 0
-    weights_BT, bounded_BT = importance_weights(
-        trainer_logprobs_BT, batch.old_logprobs_BT, trained_BT, batch.segments_BT,
-        level=level, bound=bound, most=most,
-    )
-    tokens = jnp.maximum(trained_BT.sum(), 1)
-    difference_BT = jnp.abs(trainer_logprobs_BT - batch.old_logprobs_BT)
-    metrics = {
-        'sampler_trainer_difference': (batch.weights_BT * difference_BT).sum()
-        / jnp.maximum(batch.weights_BT.sum(), 1e-30),
-        'mismatch_bounded': bounded_BT.sum() / tokens,
-        'mismatch_weight': jnp.where(trained_BT, weights_BT, 0).sum() / tokens,
-    }
-    batch = batch.replace(
-        weights_BT=batch.weights_BT * weights_BT, old_logprobs_BT=trainer_logprobs_BT
-    )
-    return batch, metrics
-
-
-@jax.jit
-def pack_rollout(
-    rollout: Rollout, weights_BT: jax.Array, advantages_BT: jax.Array, plan: RowPlan
-) -> UpdateBatch:
-    """A step's traces in the rows of an update; weights and advantages are of response tokens."""
-    slots = rollout.prompt_tokens_BP.shape[1]
-
-    def pack(response_BT: jax.Array, empty: float) -> jax.Array:
-        return fill_rows(jnp.pad(response_BT, ((0, 0), (slots, 0))), plan.sources_RL, empty)
-
-    tokens_BS, positions_BS = join_response(
-        rollout.prompt_tokens_BP, rollout.prompt_lengths_B, rollout.lengths_B, rollout.tokens_BT
-    )
-    return UpdateBatch(
-        tokens_BT=fill_rows(tokens_BS, plan.sources_RL, 0),
-        positions_BT=fill_rows(positions_BS, plan.sources_RL, -1),
-        weights_BT=pack(weights_BT, 0),
-        old_logprobs_BT=pack(rollout.logprobs_BT, 0),
-        advantages_BT=pack(advantages_BT, 0),
-        segments_BT=plan.segments_RL,
-    )
-
-
-def describe(setup: Setup, experience: Experience, proof: Proof | None) -> dict[str, Any]:
-    """Metrics of a step's traces."""
-    rollout, episodes = experience.rollout, experience.episodes
-    metrics: dict[str, Any] = {
-        'response_tokens': np.asarray(rollout.lengths_B).mean(),
-        'episodes': np.asarray(episodes.counts_B).mean(),
-        'forced': np.asarray(rollout.forced_B).mean(),
-        'truncated': 1 - np.asarray(rollout.ended_B).mean(),
-        'no_answer': np.mean([verdict.reason == 'no_answer' for verdict in experience.verdicts]),
-        'checker_timeouts': np.mean([v.reason == 'timeout' for v in experience.verdicts]),
-        'sampled_tokens': int(np.asarray(rollout.sampled_BT).sum()),
-    }
-    if proof is not None:
-        metrics['regret'] = _regret(setup, experience, proof)
-        metrics['success_stderr'] = np.asarray(proof.success.stderr_BE)[episodes.mask_BE].mean()
-        metrics['prover_tokens'] = proof.sampled_tokens
-    return metrics
-
-
 def validate(setup: Setup, params: Any) -> dict[str, Any]:
     """Success and regret on fixed problems of the validation split, with fixed keys."""
     key = jax.random.key(0)
@@ -464,16 +151,8 @@ def validate(setup: Setup, params: Any) -> dict[str, Any]:
     proof = ask_prover(setup, params, experience, answers, key)
     return {
         'validation_reward': experience.rewards_B.mean(),
-        'validation_regret': _regret(setup, experience, proof),
+        'validation_regret': regret_of(setup, experience, proof),
         'validation_response_tokens': np.asarray(experience.rollout.lengths_B).mean(),
     }
 
 
-def _regret(setup: Setup, experience: Experience, proof: Proof) -> np.floating:
-    """Normalized regret at the full budget, mean over the step's traces."""
-    return normalized_regret(
-        spent_tokens(setup.reader, experience, proof),
-        np.asarray(proof.success.mean_BE, np.float64),
-        experience.episodes.mask_BE,
-        np.array([setup.full_budget]),
-    ).mean()

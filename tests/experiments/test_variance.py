@@ -13,7 +13,7 @@ from configs import countdown
 from experiments import variance
 from mrt_jax.errors import InputError
 from mrt_jax.tasks.task import Verdict
-from mrt_jax.training import reinforcement
+from mrt_jax.training import rl_setup
 from mrt_jax.training.update import join_response, next_token_logprobs
 from tests.tiny import tiny_model
 
@@ -93,7 +93,7 @@ def test_the_report(config, policy_folder, monkeypatch):
     """Of an untrained policy, half of whose answers are right."""
 
     def prepare(config):
-        setup = reinforcement.prepare(config)
+        setup = rl_setup.prepare(config)
         check = lambda text, _: Verdict(sum(text.encode()) % 2 == 0, None, 'equal')  # noqa: E731
         task = dataclasses.replace(setup.reader.task, check=check)
         return dataclasses.replace(setup, reader=dataclasses.replace(setup.reader, task=task))

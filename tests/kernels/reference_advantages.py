@@ -5,10 +5,40 @@ import statistics
 from collections.abc import Sequence
 
 
-def group_advantages(rewards: Sequence[float], scale: str, epsilon: float) -> list[float]:
-    mean = statistics.fmean(rewards)
+def group_advantages(
+    rewards: Sequence[float], scale: str, epsilon: float, baseline: str = 'group'
+) -> list[float]:
     divisor = statistics.stdev(rewards) + epsilon if scale == 'std' else 1.0
-    return [(reward - mean) / divisor for reward in rewards]
+    found = []
+    for place, reward in enumerate(rewards):
+        others = [*rewards[:place], *rewards[place + 1 :]]
+        expected = statistics.fmean(rewards if baseline == 'group' else others)
+        found.append((reward - expected) / divisor)
+    return found
+
+
+def less_termination(values: Sequence[float], stopped: Sequence[bool]) -> list[float]:
+    """Of the rows of one prefix."""
+    expected = statistics.fmean(v for v, stop in zip(values, stopped, strict=True) if stop)
+    return [value - expected for value in values]
+
+
+def anytime_credit(success: Sequence[Sequence[float]], windows: int) -> list[list[float]]:
+    """BRPO over the traces of one group; J at the empty prefix first, missing windows left out."""
+    curves = [[*curve[1:], *[curve[-1]] * (windows + 1 - len(curve))] for curve in success]
+    credit: list[list[float]] = [[] for _ in success]
+    for window in range(windows):
+        returns = [sum(curve[window:]) / windows for curve in curves]
+        for own, curve, value, given in zip(success, curves, returns, credit, strict=True):
+            if window + 1 >= len(own):
+                continue
+            weights = [2.0**place for place in range(window)]
+            past = sum(w * j for w, j in zip(weights, curve, strict=False)) / (sum(weights) or 1)
+            from_past = past * (windows - window) / windows
+            from_group = statistics.fmean(returns)
+            mixed = (window * from_past + (windows - window) * from_group) / windows
+            given.append(value - mixed)
+    return credit
 
 
 def length_penalty_kimi(correct: Sequence[float], lengths: Sequence[int]) -> list[float]:

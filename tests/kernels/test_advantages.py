@@ -8,11 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrt_jax.kernels.advantages import (
+    NORMALISERS,
+    anytime_credit,
     episode_credit,
-    group_advantages,
+    group_deviation,
     length_penalty_arora,
     length_penalty_kimi,
-    scalar_credit,
+    less_baseline,
+    less_termination,
+    normalising_deviations,
+    prefix_progress,
     spread,
     to_go_credit,
 )
@@ -20,10 +25,15 @@ from tests.kernels import reference_advantages
 from tests.kernels.curves import COLUMNS, ROWS, permutations, success_curves
 
 GROUP = 4
-normalise = jax.jit(group_advantages, static_argnames=('group_size', 'scale', 'epsilon'))
+deviate = jax.jit(group_deviation, static_argnames='group_size')
+centre = jax.jit(less_baseline, static_argnames=('group_size', 'baseline'))
+stop_relative = jax.jit(less_termination, static_argnames='prefix_rows')
+normalise = jax.jit(
+    normalising_deviations, static_argnames=('alpha', 'normalise', 'group_size')
+)
+anytime = jax.jit(anytime_credit, static_argnames='group_size')
 kimi = jax.jit(length_penalty_kimi, static_argnames='group_size')
 arora = jax.jit(length_penalty_arora, static_argnames='group_size')
-scalar = jax.jit(scalar_credit, static_argnames='group_size')
 per_episode, to_go = jax.jit(episode_credit), jax.jit(to_go_credit)
 lay = jax.jit(spread, static_argnames='tokens')
 
@@ -43,16 +53,45 @@ def grouped(values_B):
 @settings(max_examples=50, deadline=None)
 @given(rewards, st.permutations(range(GROUP)).map(np.array))
 def test_group_advantages(rewards_B, order):
-    for scale in ('std', 'none'):
-        found_B = np.asarray(normalise(rewards_B, GROUP, scale=scale, epsilon=1e-4))
-        for found, group in zip(grouped(found_B), grouped(rewards_B).tolist(), strict=True):
-            expected = reference_advantages.group_advantages(group, scale, 1e-4)
-            np.testing.assert_allclose(found, expected, atol=2e-5)
+    """GRPO's and Dr. GRPO's by the group's mean, RLOO's by the mean of the others."""
+    for baseline in ('group', 'leave_one_out'):
+        found_B = np.asarray(centre(rewards_B, GROUP, baseline=baseline))
+        scaled_B = found_B / (deviate(rewards_B, GROUP) + 1e-4)
+        for scale, values_B in (('none', found_B), ('std', scaled_B)):
+            for found, group in zip(grouped(values_B), grouped(rewards_B).tolist(), strict=True):
+                expected = reference_advantages.group_advantages(group, scale, 1e-4, baseline)
+                np.testing.assert_allclose(found, expected, atol=3e-5)
         np.testing.assert_allclose(grouped(found_B).sum(axis=1), 0, atol=1e-4)
-        permuted_B = normalise(grouped(rewards_B)[:, order].ravel(), GROUP, scale=scale)
+        permuted_B = centre(grouped(rewards_B)[:, order].ravel(), GROUP, baseline=baseline)
         np.testing.assert_allclose(permuted_B, grouped(found_B)[:, order].ravel(), atol=1e-4)
-        swapped_B = normalise(grouped(rewards_B)[::-1].ravel(), GROUP, scale=scale)
+        swapped_B = centre(grouped(rewards_B)[::-1].ravel(), GROUP, baseline=baseline)
         np.testing.assert_allclose(swapped_B, grouped(found_B)[::-1].ravel(), atol=1e-4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(rewards, st.integers(1, GROUP))
+def test_termination_baseline(values_B, stops):
+    stopped_B = np.tile(np.arange(GROUP) >= GROUP - stops, 2)
+    found_B = np.asarray(stop_relative(values_B, stopped_B, GROUP))
+    for found, values, stopped in zip(*map(grouped, (found_B, values_B, stopped_B)), strict=True):
+        expected = reference_advantages.less_termination(values.tolist(), stopped.tolist())
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_progress_from_a_prefix():
+    found_B = prefix_progress(
+        jnp.array([1.0, 0.0, 1.0]), jnp.array([0.25, 0.25, 0.75]), jnp.array([True, True, False])
+    )
+    np.testing.assert_array_equal(found_B, [0.75, -0.25, 0.0])
+
+
+def advantages(outcome_B, progress_B, alpha, kind):
+    """Outcome + alpha x progress, both one number a trace, by the group's mean."""
+    scales = normalise(outcome_B, progress_B[:, None], alpha=alpha, normalise=kind,
+                       group_size=GROUP)
+    parts = [centre(x_B, GROUP) / y_B for x_B, y_B in zip((outcome_B, progress_B), scales,
+                                                          strict=True)]
+    return np.asarray(parts[0] + alpha * parts[1])
 
 
 def test_alpha_and_a_shared_baseline_cancel_under_group_normalisation():
@@ -60,15 +99,75 @@ def test_alpha_and_a_shared_baseline_cancel_under_group_normalisation():
     generator = np.random.default_rng(0)
     rewards_B = generator.integers(0, 2, 8 * GROUP).astype(np.float32)
     success_B = np.repeat(generator.random(8), GROUP).astype(np.float32)
-    plain_B = normalise(rewards_B, GROUP, epsilon=0.0)
     signal_B = np.repeat(np.ptp(grouped(rewards_B), axis=1) > 0, GROUP)
+    everyone_B = jnp.ones(len(rewards_B), bool)
+    progress_B = prefix_progress(rewards_B, success_B, everyone_B)
+    plain_B = advantages(rewards_B, np.zeros_like(rewards_B), 0.0, 'together')
     for alpha in (0.2, 1.6):
-        mixed_B = rewards_B + alpha * (rewards_B - success_B)
-        found_B = normalise(mixed_B.astype(np.float32), GROUP, epsilon=0.0)
-        np.testing.assert_allclose(found_B[signal_B], plain_B[signal_B], rtol=1e-5)
-        scaled_B = normalise(mixed_B.astype(np.float32), GROUP, scale='none')
-        expected_B = (1 + alpha) * normalise(rewards_B, GROUP, scale='none')
-        np.testing.assert_allclose(scaled_B, expected_B, atol=1e-5)
+        found_B = advantages(rewards_B, progress_B, alpha, 'together')
+        # What is left of alpha is what it is beside the 1e-4 that keeps deviations above 0.
+        np.testing.assert_allclose(found_B[signal_B], plain_B[signal_B], rtol=3e-4)
+        scaled_B = advantages(rewards_B, progress_B, alpha, 'none')
+        np.testing.assert_allclose(
+            scaled_B, (1 + alpha) * centre(rewards_B, GROUP), atol=1e-5
+        )
+
+
+@settings(max_examples=50, deadline=None)
+@given(rewards, st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 2.0]))
+def test_normalisers_of_numbers_of_a_trace(outcome_B, seed, alpha):
+    progress_B = np.random.default_rng(seed).integers(-4, 5, 2 * GROUP).astype(np.float32) / 4
+    deviation = lambda x_B: np.repeat(grouped(x_B).std(axis=1, ddof=1), GROUP) + 1e-4  # noqa: E731
+    expected = {
+        'none': (1, 1),
+        'outcome': (deviation(outcome_B), 1),
+        'separate': (deviation(outcome_B), deviation(progress_B)),
+        'together': (deviation(outcome_B + alpha * progress_B),) * 2,
+    }
+    for kind in NORMALISERS:
+        found = normalise(
+            outcome_B, progress_B[:, None], alpha=alpha, normalise=kind, group_size=GROUP
+        )
+        for ours, theirs in zip(found, expected[kind], strict=True):
+            np.testing.assert_allclose(ours, np.broadcast_to(theirs, ours.shape), atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(success_curves(), st.sampled_from([0.5, 2.0]))
+def test_normalisers_of_credit_of_episodes(curves, alpha):
+    success_BE, mask_BE = curves
+    outcome_B, credit_BX = success_BE[:, 0], np.diff(success_BE, axis=1)
+    spoilt_BX = np.where(mask_BE[:, 1:], credit_BX, 99)
+    given_X = credit_BX[mask_BE[:, 1:]]
+    own = np.sqrt((given_X**2).mean()) if len(given_X) else 0.0
+    deviation = outcome_B.std(ddof=1)
+    joint = np.hypot(deviation, alpha * own)
+    for kind, expected in (
+        ('separate', (deviation, own)), ('together', (joint, joint)), ('outcome', (deviation, 1)),
+    ):
+        found = normalise(
+            outcome_B, spoilt_BX, mask_BE[:, 1:], alpha=alpha, normalise=kind, group_size=ROWS
+        )
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, np.full(ROWS, theirs), atol=2e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(success_curves(), permutations)
+def test_anytime_credit(curves, order):
+    success_BE, mask_BE = curves
+    found_BX = np.asarray(anytime(success_BE, mask_BE, ROWS))
+    # The budgets are the columns there are, also those that no trace reaches.
+    curves = [success[mask].tolist() for success, mask in zip(success_BE, mask_BE, strict=True)]
+    expected = reference_advantages.anytime_credit(curves, COLUMNS - 1)
+    for found, mask, given in zip(found_BX, mask_BE, expected, strict=True):
+        np.testing.assert_allclose(found[mask[1:]], given, atol=1e-5)
+        assert not found[~mask[1:]].any()
+    spoilt_BE = np.where(mask_BE, success_BE, np.nan).astype(np.float32)
+    np.testing.assert_array_equal(anytime(spoilt_BE, mask_BE, ROWS), found_BX)
+    np.testing.assert_allclose(
+        anytime(success_BE[order], mask_BE[order], ROWS), found_BX[order], atol=1e-6
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -110,18 +209,6 @@ def test_credits_of_episodes(curves, order):
         np.testing.assert_array_equal(credit(success_BE[order], mask_BE[order]), found_BX[order])
 
 
-@settings(max_examples=30, deadline=None)
-@given(success_curves())
-def test_scalar_is_the_telescoped_progress_less_its_mean(curves):
-    success_BE, mask_BE = curves
-    last_B = np.array(
-        [success[mask][-1] for success, mask in zip(success_BE, mask_BE, strict=True)]
-    )
-    total_B = last_B - success_BE[:, 0]
-    found_B = np.asarray(scalar(success_BE, mask_BE, ROWS))
-    np.testing.assert_allclose(found_B, total_B - total_B.mean(), atol=1e-6)
-
-
 def test_an_average_step_forward_is_rewarded():
     """Progress is not centred over episodes: steady progress is credit above 0 everywhere."""
     success_BE = jnp.linspace(0, 1, COLUMNS)[None]
@@ -149,7 +236,8 @@ def test_spread(curves, seed):
 @pytest.mark.parametrize('rows, size', [(6, 4), (4, 1), (4, 0)])
 def test_rows_that_form_no_groups_are_refused(rows, size):
     for call in (
-        lambda: group_advantages(jnp.zeros(rows), size),
+        lambda: less_baseline(jnp.zeros(rows), size),
+        lambda: less_termination(jnp.zeros(rows), jnp.ones(rows, bool), size),
         lambda: length_penalty_kimi(jnp.zeros(rows), jnp.zeros(rows), size),
         lambda: length_penalty_arora(jnp.zeros(rows), jnp.zeros(rows), size),
     ):
@@ -157,6 +245,8 @@ def test_rows_that_form_no_groups_are_refused(rows, size):
             call()
 
 
-def test_unknown_scale_is_refused():
-    with pytest.raises(ValueError, match="'variance' is unknown; known: 'std', 'none'"):
-        group_advantages(jnp.zeros(4), 2, scale='variance')
+def test_unknown_parts_are_refused():
+    with pytest.raises(ValueError, match="'mean' is unknown; known: 'group', 'leave_one_out'"):
+        less_baseline(jnp.zeros(4), 2, baseline='mean')
+    with pytest.raises(ValueError, match="'batch' is unknown; known: outcome, together"):
+        normalising_deviations(jnp.zeros(4), alpha=1.0, normalise='batch', group_size=2)

@@ -36,7 +36,7 @@ def process():
 def asked(process):
     """Drawn traces and J there from one round of two answers: (drawn_N, success_NE)."""
     rng = np.random.default_rng(1)
-    drawn_N = process.draw(rng)
+    drawn_N = process.draw(rng).ravel()
     correct_NEM = process.ask(rng, drawn_N, 2)
     mask_NEM = np.broadcast_to(process.mask_ZE[drawn_N][..., None], correct_NEM.shape)
     return drawn_N, np.asarray(success_rate(correct_NEM, mask_NEM).mean_BE)
@@ -46,7 +46,7 @@ def asked(process):
 def asked_twice(process):
     """The same from two rounds: one answer everywhere, two more where neighbours are in doubt."""
     rng = np.random.default_rng(2)
-    drawn_N = process.draw(rng)
+    drawn_N = process.draw(rng).ravel()
     mask_NE = process.mask_ZE[drawn_N]
     first_NEM, more_NEM = (process.ask(rng, drawn_N, branches) for branches in (1, 2))
     first = success_rate(first_NEM, np.broadcast_to(mask_NE[..., None], first_NEM.shape))

@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 
 from mrt_jax.errors import InputError
-from mrt_jax.methods.credit import CREDITS, CreditConfig, assign_credit
+from mrt_jax.kernels.subsets import maj_at_k_advantages, pass_at_k_advantages
+from mrt_jax.methods.credit import (
+    CREDITS,
+    CreditConfig,
+    Curves,
+    Outcomes,
+    Starts,
+    assign_credit,
+)
 from tests.kernels import reference_advantages
 
-PLAIN = CreditConfig(
-    credit='none',
-    alpha=0.5,
-    reward_scale='std',
-    length_penalty='none',
-    length_penalty_weight=0.5,
-    group_size=2,
-)
+PLAIN = CreditConfig(group_size=2, alpha=0.5)
+ON_CURVES = [kind for kind in CREDITS if kind not in ('none', 'prefix')]
 REWARDS_B = np.array([1, 0, 1, 1], np.float32)
 LENGTHS_B = np.array([10, 12, 9, 7], np.int32)
 BOUNDARIES_BE = np.array([[0, 3, 7, 7], [0, 2, 4, 8], [0, 6, 6, 6], [0, 0, 0, 0]], np.int32)
@@ -31,35 +33,39 @@ TOKENS = 12
 # The sampled tokens: all up to the end, but for two that were forced behind row 1's thought.
 SAMPLED_BT = np.arange(TOKENS) < LENGTHS_B[:, None]
 SAMPLED_BT[1, 8:10] = False
+OUTCOMES = Outcomes(REWARDS_B, LENGTHS_B, SAMPLED_BT, np.array([0, 1, 0, 0], np.int32))
+CURVES = Curves(BOUNDARIES_BE, MASK_BE, SUCCESS_BE)
 give_credit = jax.jit(assign_credit, static_argnames='config')
 
 
-def credit_of(config, success_BE=SUCCESS_BE):
-    credit = give_credit(
-        config, REWARDS_B, LENGTHS_B, SAMPLED_BT, BOUNDARIES_BE, MASK_BE, success_BE
-    )
+def credit_of(config, outcomes=OUTCOMES, measured=CURVES):
+    credit = give_credit(config, outcomes, None if config.credit == 'none' else measured)
     return np.asarray(credit.advantages_BT), credit.metrics
 
 
-def outcome_part(rewards_B=REWARDS_B, scale='std'):
+def outcome_part(rewards_B=REWARDS_B, scale='std', baseline='group'):
     parts = [
-        reference_advantages.group_advantages(group.tolist(), scale, 1e-4)
+        reference_advantages.group_advantages(group.tolist(), scale, 1e-4, baseline)
         for group in rewards_B.reshape(-1, 2)
     ]
     return np.where(SAMPLED_BT, np.ravel(parts)[:, None], 0)
 
 
 def test_outcome_alone_is_given_to_every_sampled_token():
-    advantages_BT, metrics = credit_of(PLAIN, success_BE=None)
+    advantages_BT, metrics = credit_of(PLAIN)
     np.testing.assert_allclose(advantages_BT, outcome_part(), atol=1e-5)
     assert not advantages_BT[2:].any()  # a group of equal rewards has no signal
     assert set(metrics) == {'reward', 'groups_with_signal'}
     assert (metrics['reward'], metrics['groups_with_signal']) == (0.75, 0.5)
 
 
-def test_reward_scale():
-    advantages_BT, _ = credit_of(dataclasses.replace(PLAIN, reward_scale='none'))
-    np.testing.assert_allclose(advantages_BT, outcome_part(scale='none'), atol=1e-6)
+def test_baselines_and_normalisers_of_the_outcome():
+    for baseline in ('group', 'leave_one_out'):
+        for normalise, scale in (('none', 'none'), ('outcome', 'std'), ('separate', 'std')):
+            config = dataclasses.replace(PLAIN, baseline=baseline, normalise=normalise)
+            advantages_BT, _ = credit_of(config)
+            expected_BT = outcome_part(scale=scale, baseline=baseline)
+            np.testing.assert_allclose(advantages_BT, expected_BT, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +78,7 @@ def test_reward_scale():
 @pytest.mark.parametrize('weight', [0.25, 1.0])
 def test_length_penalty_changes_the_outcome(penalty, reference, weight):
     config = dataclasses.replace(PLAIN, length_penalty=penalty, length_penalty_weight=weight)
-    advantages_BT, metrics = credit_of(dataclasses.replace(config, reward_scale='none'))
+    advantages_BT, metrics = credit_of(dataclasses.replace(config, normalise='none'))
     shares = [
         reference(REWARDS_B[i : i + 2].tolist(), LENGTHS_B[i : i + 2].tolist()) for i in (0, 2)
     ]
@@ -104,7 +110,7 @@ def test_scalar_progress_is_relative_to_the_group_and_for_the_whole_trace():
     np.testing.assert_allclose(advantages_BT, expected_BT, atol=1e-5)
 
 
-@pytest.mark.parametrize('kind', [kind for kind in CREDITS if kind != 'none'])
+@pytest.mark.parametrize('kind', ON_CURVES)
 def test_alpha_weighs_progress_alone(kind):
     config = dataclasses.replace(PLAIN, credit=kind)
     none, half, two = (
@@ -124,20 +130,129 @@ def test_progress_metrics():
 
 def test_groups_permute():
     order = np.array([2, 3, 0, 1])
-    for kind in CREDITS:
+    permuted = jax.tree.map(lambda array: array[order], (OUTCOMES, CURVES))
+    for kind in ('none', *ON_CURVES):
         config = dataclasses.replace(PLAIN, credit=kind)
-        arrays = (REWARDS_B, LENGTHS_B, SAMPLED_BT, BOUNDARIES_BE, MASK_BE, SUCCESS_BE)
-        permuted = give_credit(config, *(array[order] for array in arrays))
         np.testing.assert_allclose(
-            permuted.advantages_BT, credit_of(config)[0][order], atol=1e-6
+            credit_of(config, *permuted)[0], credit_of(config)[0][order], atol=1e-6
         )
+
+
+def test_episodes_normalised_with_the_outcome_share_its_scale():
+    """Both advantages are divided by one number a group."""
+    raw = dataclasses.replace(PLAIN, credit='episode', normalise='none')
+    raw_BT, joint_BT = (
+        credit_of(dataclasses.replace(raw, normalise=kind))[0] for kind in ('none', 'together')
+    )
+    for group in (slice(0, 2), slice(2, 4)):
+        given_BT = np.abs(raw_BT[group]) > 1e-9
+        ratios = raw_BT[group][given_BT] / joint_BT[group][given_BT]
+        credit_X = np.diff(SUCCESS_BE[group], axis=1)[MASK_BE[group, 1:]]
+        expected = np.hypot(REWARDS_B[group].std(ddof=1), 0.5 * np.sqrt((credit_X**2).mean()))
+        np.testing.assert_allclose(ratios, expected + 1e-4, rtol=1e-4)
+
+
+def test_the_outcome_can_be_left_out():
+    config = dataclasses.replace(PLAIN, credit='to_go', normalise='none')
+    whole_BT, alone_BT = (
+        credit_of(dataclasses.replace(config, outcome_weight=weight))[0] for weight in (1.0, 0.0)
+    )
+    np.testing.assert_allclose(whole_BT - alone_BT, outcome_part(scale='none'), atol=1e-6)
+
+
+GROUP_OF_FOUR = CreditConfig(group_size=4, aim_k=2, baseline='leave_one_out', normalise='none')
+VOTES_B = np.array([0, 2, 2, 0], np.int32)
+
+
+@pytest.mark.parametrize(
+    'aim, find, values_B',
+    [('pass_at_k', pass_at_k_advantages, REWARDS_B), ('maj_at_k', maj_at_k_advantages, VOTES_B)],
+)
+def test_aims_of_the_whole_group(aim, find, values_B):
+    outcomes = dataclasses.replace(OUTCOMES, votes_B=VOTES_B)
+    advantages_BT, metrics = credit_of(dataclasses.replace(GROUP_OF_FOUR, aim=aim), outcomes)
+    expected_B1 = np.asarray(find(values_B, 4, 2))[:, None]
+    np.testing.assert_allclose(advantages_BT, np.where(SAMPLED_BT, expected_B1, 0), atol=1e-6)
+    assert metrics['reward'] == 0.75
+
+
+# Groups of four that go on from prefixes: two rows think on, two stop.
+MRT_RL = CreditConfig(group_size=4, credit='prefix')
+PREFIX_REWARDS_B = np.array([1, 0, 0, 1], np.float32)
+STOPPED_B = np.array([False, False, True, True])
+
+
+def prefix_credit(success, rewards_B=PREFIX_REWARDS_B, stopped_B=STOPPED_B, **changes):
+    """One advantage a row."""
+    config = dataclasses.replace(MRT_RL, **changes)
+    outcomes = dataclasses.replace(OUTCOMES, rewards_B=rewards_B)
+    starts = Starts(np.broadcast_to(np.float32(success), (4,)), stopped_B)
+    advantages_BT, metrics = credit_of(config, outcomes, starts)
+    return advantages_BT[:, 0], metrics
+
+
+def test_published_rewards_cancel_alpha_and_j_with_one_prefix():
+    """MRT section 3.2: what is left is outcome reward over traces that go on and traces that stop.
+
+    To the 1e-4 that is added to the deviation.
+    """
+    plain_B, _ = prefix_credit(0.5, alpha=0.0, bonus='all', normalise='together')
+    for alpha in (0.2, 1.0, 1.6):
+        for success in (0.0, 0.25, 1.0):
+            found_B, _ = prefix_credit(
+                success, alpha=alpha, bonus='all', normalise='together'
+            )
+            np.testing.assert_allclose(found_B, plain_B, rtol=2e-4)
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'bonus': 'continue', 'normalise': 'together'},
+        {'bonus': 'all', 'normalise': 'none'},
+        {'bonus': 'continue', 'baseline': 'termination', 'normalise': 'none'},
+        {'bonus': 'all', 'normalise': 'together', 'prefixes_per_group': 2},
+    ],
+    ids=['bonus to those that think on', 'no deviation', 'termination baseline', 'mixed prefixes'],
+)
+def test_four_ways_that_make_alpha_count(changes):
+    stopped_B = np.array([False, True] * 2) if 'prefixes_per_group' in changes else STOPPED_B
+    success = [0.9, 0.9, 0.1, 0.1] if 'prefixes_per_group' in changes else 0.25
+    rewards_B = np.array([1, 0, 1, 1], np.float32)
+    low_B, high_B = (
+        prefix_credit(success, rewards_B, stopped_B, alpha=alpha, **changes)[0]
+        for alpha in (0.2, 1.6)
+    )
+    assert np.abs(high_B - low_B).max() > 0.05
+    if changes['normalise'] == 'none' and changes['bonus'] == 'all':
+        np.testing.assert_allclose(high_B, low_B * 2.6 / 1.2, rtol=1e-5)
+
+
+def test_the_termination_baseline_by_hand():
+    advantage_B, metrics = prefix_credit(
+        0.25, alpha=2.0, baseline='termination', normalise='none'
+    )
+    # Stopping is right half of the time; going on earns r + 2 (r - 0.25) - 0.5.
+    np.testing.assert_allclose(advantage_B, [2.0, -1.0, -0.5, 0.5], atol=1e-6)
+    assert {name: float(value) for name, value in metrics.items()} == {
+        'reward': 0.5, 'groups_with_signal': 1.0, 'progress': 0.25, 'reward_continue': 0.5,
+        'reward_stop': 0.5, 'prefix_success': 0.25,
+    }
 
 
 @pytest.mark.parametrize(
     'change, said',
     [
         ({'credit': 'dense'}, "credit='dense' is unknown; known: none, scalar, episode, to_go"),
-        ({'reward_scale': 'batch'}, "reward_scale='batch' is unknown"),
+        ({'baseline': 'mean'}, "baseline='mean' is unknown"),
+        ({'baseline': 'termination'}, "needs credit='prefix', not 'none'"),
+        ({'aim': 'pass_at_k', 'aim_k': 2}, 'subsets of 2 from groups of 2'),
+        ({'aim': 'maj_at_k', 'aim_k': 1}, "needs baseline='leave_one_out'"),
+        ({'credit': 'prefix', 'group_size': 6, 'prefixes_per_group': 2},
+         'group_size=6 must be a multiple of 2 x prefixes_per_group = 4'),
+        ({'bonus': 'half'}, "known: continue, all"),
+        ({'outcome_weight': -0.5}, 'outcome_weight must be at least 0'),
+        ({'normalise': 'batch'}, "normalise='batch' is unknown"),
         ({'length_penalty': 'cosine'}, "known: none, kimi, arora"),
         ({'alpha': -1.0}, 'alpha must be at least 0, got -1.0'),
         ({'alpha': math.nan}, 'alpha must be'),
@@ -150,6 +265,14 @@ def test_configs_that_cannot_be_are_refused(change, said):
         dataclasses.replace(PLAIN, **change)
 
 
-def test_progress_without_success_is_refused():
-    with pytest.raises(ValueError, match="'episode' needs J"):
-        credit_of(dataclasses.replace(PLAIN, credit='episode'), success_BE=None)
+@pytest.mark.parametrize(
+    'kind, measured, said',
+    [
+        ('episode', None, "'episode' needs J in Curves, got NoneType"),
+        ('episode', Starts(np.zeros(4), STOPPED_B), 'needs J in Curves, got Starts'),
+        ('prefix', CURVES, "'prefix' needs J in Starts, got Curves"),
+    ],
+)
+def test_progress_without_its_success_is_refused(kind, measured, said):
+    with pytest.raises(ValueError, match=said):
+        assign_credit(dataclasses.replace(MRT_RL, credit=kind), OUTCOMES, measured)

@@ -105,6 +105,30 @@ def test_rows_follow_the_rules(max_thinking, think_end, stop):
     assert len(outcomes) >= (4 if max_thinking else 2)
 
 
+def test_rows_whose_thought_has_no_token_left_are_forced_at_once():
+    terminals = Terminals(eos_ids=(EOS,), termination_tokens=TERMINATION, pad_id=1)
+    budget = Budget(max_thinking_tokens=5, max_answer_tokens=3)
+    active_B, limits_B = np.array([True, True, True, False]), np.array([0, 2, 9, 0], np.int32)
+    state = start_phases(jnp.asarray(active_B), budget, jnp.asarray(limits_B))
+    forced_B, rows = np.asarray(state.forced_B).tolist(), []
+    for _ in range(5 + len(TERMINATION) + 3):
+        tokens_B, sampled_B = choose_tokens(state, jnp.full(4, 2, jnp.int32), terminals)
+        rows.append((np.asarray(tokens_B), np.asarray(sampled_B)))
+        state = advance_phases(state, tokens_B, budget, terminals)
+    assert forced_B == [True, False, False, False]
+    assert np.asarray(state.thought_B).tolist() == [0, 2, 5, 0]
+    assert np.asarray(state.forced_B).tolist() == [True, True, True, False]
+    tokens_BT, sampled_BT = (np.stack(x, axis=1) for x in zip(*rows, strict=True))
+    for row, thought in enumerate((0, 2, 5)):
+        length = thought + len(TERMINATION) + 3
+        assert state.lengths_B[row] == length
+        text = slice(thought, thought + len(TERMINATION))
+        assert tokens_BT[row, text].tolist() == list(TERMINATION)
+        assert not sampled_BT[row, text].any()
+        assert sampled_BT[row, :length].sum() == thought + 3
+    assert not sampled_BT[3].any()
+
+
 @pytest.mark.parametrize('bad', [(-1, 1), (4, 0)])
 def test_bad_budgets_are_refused(bad):
     with pytest.raises(ValueError, match='max_'):

@@ -38,6 +38,9 @@ OBJECTIVE = ObjectiveConfig(
     clip_low=0.2, clip_high=0.3, kl_coef=0.1, entropy_coef=0.01, aggregation='token'
 )
 LOSS = policy_loss(OBJECTIVE)
+LOSSES = {
+    'token': LOSS, 'sequence': policy_loss(dataclasses.replace(OBJECTIVE, ratio='sequence'))
+}
 MODEL, PARAMS = tiny_model()
 # The plain gradient, so that what is applied shows every digit of it.
 SGD = optax.sgd(1.0)
@@ -138,9 +141,10 @@ def test_every_microbatch_gives_the_same_update(whole, microbatch_rows):
 
 @pytest.mark.parametrize('aggregation', ['token', 'sequence', 'constant'])
 @pytest.mark.parametrize('reference', [True, False])
-def test_loss_and_metrics_equal_the_reference(aggregation, reference):
+@pytest.mark.parametrize('ratio', ['token', 'sequence'])
+def test_loss_and_metrics_equal_the_reference(aggregation, reference, ratio):
     batch = some_batch(1, aggregation, reference)
-    _, metrics = run(batch, microbatch_rows=2)
+    _, metrics = run(batch, loss=LOSSES[ratio], microbatch_rows=2)
     hidden, _ = MODEL.apply({'params': PARAMS}, batch.tokens_BT, batch.positions_BT)
     logits = np.asarray(hidden @ unembedding(PARAMS, MODEL.config), np.float64)
     all_logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -150,10 +154,11 @@ def test_loss_and_metrics_equal_the_reference(aggregation, reference):
         np.pad(shifted, ((0, 0), (1, 0))), np.pad(entropies, ((0, 0), (1, 0))), batch.weights_BT,
         batch.old_logprobs_BT, batch.advantages_BT, batch.reference_logprobs_BT,
         clip_low=0.2, clip_high=0.3, kl_coef=0.1 if reference else 0.0, entropy_coef=0.01,
+        ratio=ratio,
     )
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=2e-5, err_msg=name)
-    assert 0 < expected['clip_fraction'] < 1
+    assert (0 < expected['clip_fraction'] < 1) == (ratio == 'token')
     assert ('kl_to_reference' in metrics) == reference
 
 

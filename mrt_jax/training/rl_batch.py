@@ -1,0 +1,158 @@
+"""From a step's traces to the sequences that it trains on, and what it tells about them."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrt_jax.kernels.mismatch import importance_weights
+from mrt_jax.kernels.regret import normalized_regret
+from mrt_jax.kernels.surrogate import token_weights
+from mrt_jax.methods.credit import Curves, Outcomes, Starts, assign_credit
+from mrt_jax.methods.experience import Experience, Proof, spent_tokens
+from mrt_jax.methods.packing import RowPlan, fill_rows, packed_share, plan_rows
+from mrt_jax.sampling.sampler import Rollout
+from mrt_jax.sharding.rules import batch_sharding
+from mrt_jax.tasks.task import Verdict
+from mrt_jax.training.collect import Collected
+from mrt_jax.training.objective import UpdateBatch
+from mrt_jax.training.rl_setup import Setup
+from mrt_jax.training.update import join_response
+
+give_credit = jax.jit(assign_credit, static_argnames='config')
+
+
+def make_batch(
+    setup: Setup, collected: Collected, reference: Any
+) -> tuple[UpdateBatch, dict[str, Any]]:
+    """Credit of every token and the sequences to train on, with the step's metrics."""
+    experience, proof = collected.experience, collected.proof
+    config, rollout, episodes = setup.config, experience.rollout, experience.episodes
+    measured: Curves | Starts | None = collected.starts
+    if proof is not None:
+        measured = Curves(episodes.boundaries_BE, episodes.mask_BE, proof.success.mean_BE)
+    outcomes = Outcomes(
+        experience.rewards_B, rollout.lengths_B, rollout.sampled_BT,
+        vote_numbers(experience.verdicts, config.group_size),
+    )
+    credit = give_credit(setup.credit, outcomes, measured)
+    trained_BT = np.asarray(rollout.sampled_BT)
+    if config.mask_truncated:
+        trained_BT = trained_BT & np.asarray(rollout.ended_B)[:, None]
+    slots = rollout.prompt_tokens_BP.shape[1]
+    prompts_B, lengths_B = np.asarray(rollout.prompt_lengths_B), np.asarray(rollout.lengths_B)
+    plan = plan_rows(
+        slots - prompts_B, slots + lengths_B, slots + rollout.tokens_BT.shape[1],
+        rows=setup.update_rows, row_tokens=config.row_tokens,
+    )
+    batch = pack_rollout(
+        rollout, token_weights(trained_BT, setup.objective.aggregation), credit.advantages_BT,
+        jax.device_put(plan, batch_sharding(setup.mesh)),
+    )
+    if reference:
+        batch = batch.replace(
+            reference_logprobs_BT=reference(
+                batch.tokens_BT, batch.positions_BT, batch.segments_BT
+            )
+        )
+    packed = {'packed_share': packed_share(plan, config.microbatch_rows)}
+    return batch, {
+        **credit.metrics, **describe(setup, experience, proof), **collected.metrics, **packed
+    }
+
+
+def vote_numbers(verdicts: Sequence[Verdict], group_size: int) -> np.ndarray:
+    """The answer that each row votes for, numbered within its group; int32[B].
+
+    Right answers are 0, whatever their form; wrong ones are numbered from 1 on, the same text the
+    same number; no answer is -1.
+    """
+    votes_B = np.full(len(verdicts), -1, np.int32)
+    for start in range(0, len(verdicts), group_size):
+        numbers: dict[str, int] = {}
+        for row, verdict in enumerate(verdicts[start : start + group_size], start):
+            if verdict.correct:
+                votes_B[row] = 0
+            elif verdict.extracted is not None:
+                votes_B[row] = numbers.setdefault(verdict.extracted, len(numbers) + 1)
+    return votes_B
+
+
+@functools.partial(jax.jit, static_argnames=('level', 'bound', 'most'))
+def correct_mismatch(
+    batch: UpdateBatch, trainer_logprobs_BT: jax.Array, *, level: str, bound: str, most: float
+) -> tuple[UpdateBatch, dict[str, jax.Array]]:
+    """The batch as the trainer's own policy would weigh it, see `importance_weights`.
+
+    Ratios of the surrogate are then to the trainer's log-probabilities before the first update.
+    """
+    trained_BT = batch.weights_BT > 0
+    weights_BT, bounded_BT = importance_weights(
+        trainer_logprobs_BT, batch.old_logprobs_BT, trained_BT, batch.segments_BT,
+        level=level, bound=bound, most=most,
+    )
+    tokens = jnp.maximum(trained_BT.sum(), 1)
+    difference_BT = jnp.abs(trainer_logprobs_BT - batch.old_logprobs_BT)
+    metrics = {
+        'sampler_trainer_difference': (batch.weights_BT * difference_BT).sum()
+        / jnp.maximum(batch.weights_BT.sum(), 1e-30),
+        'mismatch_bounded': bounded_BT.sum() / tokens,
+        'mismatch_weight': jnp.where(trained_BT, weights_BT, 0).sum() / tokens,
+    }
+    batch = batch.replace(
+        weights_BT=batch.weights_BT * weights_BT, old_logprobs_BT=trainer_logprobs_BT
+    )
+    return batch, metrics
+
+
+@jax.jit
+def pack_rollout(
+    rollout: Rollout, weights_BT: jax.Array, advantages_BT: jax.Array, plan: RowPlan
+) -> UpdateBatch:
+    """A step's traces in the rows of an update; weights and advantages are of response tokens."""
+    slots = rollout.prompt_tokens_BP.shape[1]
+
+    def pack(response_BT: jax.Array, empty: float) -> jax.Array:
+        return fill_rows(jnp.pad(response_BT, ((0, 0), (slots, 0))), plan.sources_RL, empty)
+
+    tokens_BS, positions_BS = join_response(
+        rollout.prompt_tokens_BP, rollout.prompt_lengths_B, rollout.lengths_B, rollout.tokens_BT
+    )
+    return UpdateBatch(
+        tokens_BT=fill_rows(tokens_BS, plan.sources_RL, 0),
+        positions_BT=fill_rows(positions_BS, plan.sources_RL, -1),
+        weights_BT=pack(weights_BT, 0),
+        old_logprobs_BT=pack(rollout.logprobs_BT, 0),
+        advantages_BT=pack(advantages_BT, 0),
+        segments_BT=plan.segments_RL,
+    )
+
+
+def describe(setup: Setup, experience: Experience, proof: Proof | None) -> dict[str, Any]:
+    """Metrics of a step's traces."""
+    rollout, episodes = experience.rollout, experience.episodes
+    metrics: dict[str, Any] = {
+        'response_tokens': np.asarray(rollout.lengths_B).mean(),
+        'episodes': np.asarray(episodes.counts_B).mean(),
+        'forced': np.asarray(rollout.forced_B).mean(),
+        'truncated': 1 - np.asarray(rollout.ended_B).mean(),
+        'no_answer': np.mean([verdict.reason == 'no_answer' for verdict in experience.verdicts]),
+        'checker_timeouts': np.mean([v.reason == 'timeout' for v in experience.verdicts]),
+    }
+    if proof is not None:
+        metrics['regret'] = regret_of(setup, experience, proof)
+        metrics['success_stderr'] = np.asarray(proof.success.stderr_BE)[episodes.mask_BE].mean()
+    return metrics
+
+
+def regret_of(setup: Setup, experience: Experience, proof: Proof) -> np.floating:
+    """Normalized regret at the full budget, mean over the step's traces."""
+    return normalized_regret(
+        spent_tokens(setup.reader, experience, proof),
+        np.asarray(proof.success.mean_BE, np.float64),
+        experience.episodes.mask_BE,
+        np.array([setup.full_budget]),
+    ).mean()

@@ -1,0 +1,227 @@
+"""What a run of reinforcement learning fixes before its first step."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+
+from mrt_jax.errors import InputError
+from mrt_jax.kernels.episodes import TokenWindows
+from mrt_jax.kernels.mismatch import BOUNDS, LEVELS
+from mrt_jax.methods.credit import CreditConfig
+from mrt_jax.methods.experience import Reader, reader_of
+from mrt_jax.methods.packing import rows_needed
+from mrt_jax.models.transformer import Transformer
+from mrt_jax.policies.load import load_policy
+from mrt_jax.policies.policy import Policy
+from mrt_jax.sampling.phases import Budget
+from mrt_jax.sampling.processors import SamplingConfig
+from mrt_jax.sampling.sampler import response_slots
+from mrt_jax.sharding.mesh import make_mesh, row_shards, validate_mesh
+from mrt_jax.tasks.task import Problem, get_task
+from mrt_jax.training.network import check_network, make_network, trained_dtype
+from mrt_jax.training.objective import ObjectiveConfig
+from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """Everything that a run of reinforcement learning fixes before its first step."""
+
+    config: Any
+    policy: Policy
+    model: Transformer
+    mesh: jax.sharding.Mesh
+    reader: Reader
+    budget: Budget
+    sampling: SamplingConfig
+    credit: CreditConfig
+    objective: ObjectiveConfig
+    optimizer: optax.GradientTransformation
+    problems: Any
+    validation: tuple[Problem, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rollouts of a step."""
+        return self.config.prompts_per_step * self.config.group_size
+
+    @property
+    def update_rows(self) -> int:
+        """Rows that a step's traces always fit into, packed."""
+        return rows_of_update(self.config, self.full_budget)
+
+    @property
+    def full_budget(self) -> int:
+        """Most tokens that a trace can have, prompt included."""
+        response = response_slots(self.budget, self.reader.terminals)
+        return self.config.max_prompt_tokens + response
+
+    @property
+    def from_prefixes(self) -> bool:
+        """Whether groups go on from prefixes: MRT (RL)."""
+        return self.credit.credit == 'prefix'
+
+    @property
+    def asks_prover(self) -> bool:
+        """Whether J is measured at the boundaries of the step's traces."""
+        return self.credit.credit not in ('none', 'prefix')
+
+
+def rows_of_update(config: Any, longest: int) -> int:
+    """Rows that a step's traces always fit into, packed, whole microbatches of them.
+
+    Raises:
+        InputError: the longest trace does not fit into a row.
+    """
+    if longest > config.row_tokens:
+        raise InputError(
+            f'row_tokens={config.row_tokens} is less than the {longest} tokens of the longest '
+            'trace, which must fit into a row of an update: raise row_tokens'
+        )
+    needed = rows_needed(
+        config.prompts_per_step * config.group_size, longest, config.row_tokens
+    )
+    return -(-needed // config.microbatch_rows) * config.microbatch_rows
+
+
+def read_objective(config: Any) -> ObjectiveConfig:
+    """The objective that a config names.
+
+    Raises:
+        InputError: see `ObjectiveConfig`.
+    """
+    return ObjectiveConfig(**_named(ObjectiveConfig, config))
+
+
+def read_credit(config: Any) -> CreditConfig:
+    """The credit that a config names.
+
+    Raises:
+        InputError: see `CreditConfig`.
+    """
+    return CreditConfig(**_named(CreditConfig, config))
+
+
+def _named(settings: type, config: Any) -> dict[str, Any]:
+    """A config's values of a dataclass's fields, which have the same names."""
+    return {field.name: config[field.name] for field in dataclasses.fields(settings)}
+
+
+def read_optimizer(config: Any, model: Transformer) -> optax.GradientTransformation:
+    """The optimiser of a run's updates.
+
+    Raises:
+        InputError: see `OptimizerConfig`.
+    """
+    return make_optimizer(
+        OptimizerConfig(**config.optimizer), config.num_steps * config.updates_per_step,
+        trained_dtype(model),
+    )
+
+
+def prepare(config: Any) -> Setup:
+    """Reads the policy and the data, and checks the config against them; compiles nothing.
+
+    Raises:
+        InputError: what is wrong with the config, the policy folder or the mesh.
+    """
+    task = get_task(
+        config.task, termination=config.termination, conclusion=config.conclusion
+    )
+    mesh = make_mesh(**config.mesh)
+    credit = read_credit(config)
+    objective = read_objective(config)
+    if config.window_tokens:
+        _check_positive(config, 'window_tokens')
+        task = dataclasses.replace(task, rule=TokenWindows(config.window_tokens))
+    for name in ('prompts_per_step', 'branches', 'max_boundaries', 'updates_per_step',
+                 'microbatch_rows', 'max_thinking_tokens', 'max_answer_tokens',
+                 'refresh_prefixes_every'):
+        _check_positive(config, name)
+    _check_method(config)
+    rows = config.prompts_per_step * config.group_size
+    try:
+        sampling = SamplingConfig(**config.sampling)
+    except ValueError as error:
+        raise InputError(f'sampling: {error}') from error
+    check_network(config)
+    policy = load_policy(config.policy, mesh, config.param_dtype)
+    model = make_network(config, policy.config)
+    budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
+    validate_mesh(mesh, policy.config, rows=rows)
+    mismatch = config.mismatch
+    if mismatch.level not in ('none', *LEVELS) or mismatch.bound not in BOUNDS:
+        raise InputError(
+            f'mismatch.level={mismatch.level!r} must be one of none, {", ".join(LEVELS)}, and '
+            f'mismatch.bound={mismatch.bound!r} one of {", ".join(BOUNDS)}'
+        )
+    if mismatch.most < 1:
+        raise InputError(f'mismatch.most={mismatch.most} must be at least 1')
+    if config.prover_rounds not in (1, 2) or config.branches % config.prover_rounds:
+        raise InputError(
+            f'prover_rounds={config.prover_rounds} must be 1 or 2, and 2 needs an even number of '
+            f'branches, not {config.branches}'
+        )
+    slots, shards = config.rollout_slots, row_shards(mesh)
+    if not 0 <= slots <= rows or slots % shards:
+        raise InputError(
+            f'rollout_slots={slots} must be at most prompts_per_step x group_size = {rows}, a '
+            f'multiple of mesh.data x mesh.fsdp = {shards}, or 0 to decode all rows together'
+        )
+    if slots and config.prompts_per_step % shards:
+        raise InputError(
+            f'prompts_per_step={config.prompts_per_step} must be a multiple of mesh.data x '
+            f'mesh.fsdp = {shards} where rollout_slots={slots}: a group takes turns on one of them'
+        )
+    setup = Setup(
+        config=ml_collections.FrozenConfigDict(config),
+        policy=policy,
+        model=model,
+        mesh=mesh,
+        reader=reader_of(policy, task),
+        budget=budget,
+        sampling=sampling,
+        credit=credit,
+        objective=objective,
+        optimizer=read_optimizer(config, model),
+        problems=task.problems('train'),
+        validation=tuple(task.problems('validation')[: config.prompts_per_step]),
+    )
+    needed, context = setup.full_budget, policy.config.max_positions
+    if needed > context:
+        raise InputError(
+            f'max_prompt_tokens={config.max_prompt_tokens}, '
+            f'max_thinking_tokens={config.max_thinking_tokens}, the termination text and '
+            f'max_answer_tokens={config.max_answer_tokens} make {needed} tokens, but the context '
+            f'of {config.policy} is {context}; lower max_thinking_tokens'
+        )
+    rows_of_update(config, needed)
+    return setup
+
+
+def _check_positive(config: Any, name: str) -> None:
+    if config[name] < 1:
+        raise InputError(f'{name}={config[name]} must be at least 1')
+
+
+def _check_method(config: Any) -> None:
+    """Raises InputError if the parts of a method do not go together."""
+    if config.credit == 'anytime':
+        windows = -(-config.max_thinking_tokens // max(config.window_tokens, 1))
+        if not config.window_tokens or windows != config.max_boundaries:
+            raise InputError(
+                f"credit='anytime' measures J at even budgets: window_tokens="
+                f'{config.window_tokens} must be above 0 and max_boundaries='
+                f'{config.max_boundaries} the number of windows in max_thinking_tokens='
+                f'{config.max_thinking_tokens}'
+            )
+    if config.dynamic_sampling < 0:
+        raise InputError(f'dynamic_sampling={config.dynamic_sampling} must be at least 0')
+    if config.dynamic_sampling and config.credit == 'prefix':
+        raise InputError(
+            "dynamic_sampling must be 0 with credit='prefix': the pool holds prefixes of the "
+            'problems of each step only'
+        )
