@@ -5,7 +5,7 @@ python -m experiments.train --config=configs/countdown.py:VARIANT --workdir=runs
 | variant | what it runs |
 | --- | --- |
 | demo (default) | outcome reward and MRT from the shipped warm start, compared on the test split |
-| compare | outcome reward, a length penalty and the credits of MRT over three seeds, at equal updates and at equal sampled tokens |
+| compare | outcome reward, a length penalty, MRT's credits: three seeds, equal updates and tokens |
 | sft | the supervised warm start that made experiments/policies/countdown |
 
 Outcome reward:
@@ -17,7 +17,7 @@ Outcome reward:
 | rloo | the mean of the other rollouts as baseline, no deviation |
 | dapo | clips higher, mean over all tokens, groups without signal sampled anew, cut ones masked |
 | gspo | one ratio a sequence, clipped narrowly |
-| length_penalty, length_penalty_arora | with the length penalty of Kimi k1.5, or of Arora and Zanette |
+| length_penalty, length_penalty_arora | with the penalty of Kimi k1.5, or of Arora and Zanette |
 | pass_at_k, maj_at_k | what a rollout adds to pass@4 or maj@4 of its group |
 
 MRT:
@@ -29,7 +29,7 @@ MRT:
 | mrt_scalar | progress summed over the trace |
 | mrt_one_branch | mrt with one answer at each boundary instead of four: half the tokens a step |
 | mrt_rl | groups that share a prefix; those that think on are paid for what they add to stopping |
-| mrt_rl_published | the same by r' = r + alpha (r - J) for all and GRPO's normaliser, where alpha cancels |
+| mrt_rl_published | r' = r + alpha (r - J) for all and GRPO's normaliser, where alpha cancels |
 | mrt_rl_mixed | the published reward over two prefixes a group, where it does not |
 | segments | progress over even windows of tokens in place of episodes (SPO-chain) |
 | brpo | anytime reward over even budgets in place of the outcome (AnytimeReasoner) |
@@ -137,6 +137,10 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.max_boundaries = 8
     config.branches = 4  # M, answers at each boundary
     config.prover_rounds = 1  # 2: half of M everywhere, the rest where neighbours are in doubt
+    # Against the noise of J; experiments/results/variance.md has what each is worth.
+    config.common_draws = False  # the boundaries of a trace share their random numbers
+    config.shrinkage = 'none'  # of J towards other boundaries: none | trace | group | walk
+    config.weigh_by_stderr = False  # progress counts the less the less surely J is known
 
     # Credit: outcome_weight x outcome + alpha x progress, less a baseline, by a normaliser.
     config.credit = 'none'  # progress: none | scalar | episode | to_go | anytime | prefix

@@ -32,18 +32,10 @@ from mrt_jax.data.iterator import ProblemIterator
 from mrt_jax.errors import InputError
 from mrt_jax.evaluation.page import Table
 from mrt_jax.evaluation.results_table import write_markdown
-from mrt_jax.kernels.advantages import less_baseline, spread
-from mrt_jax.kernels.progress import total_progress
-from mrt_jax.kernels.shrinkage import (
-    careful_stderr,
-    credit_stderr,
-    shrink_across_group,
-    shrink_along_trace,
-    smooth_along_trace,
-    stderr_weights,
-)
+from mrt_jax.kernels.progress import Success
+from mrt_jax.kernels.shrinkage import careful_stderr, shrink_across_group
 from mrt_jax.kernels.surrogate import token_weights
-from mrt_jax.methods.credit import EPISODE_CREDITS, CreditConfig, Curves, Outcomes, assign_credit
+from mrt_jax.methods.credit import CreditConfig, Curves, Outcomes, assign_credit
 from mrt_jax.methods.experience import Experience, prove
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.sampling.row_keys import split_by_row
@@ -142,7 +134,7 @@ def ask(
             branches=config.branches, max_answer_tokens=config.max_answer_tokens,
             sampling=setup.sampling, **how,
         ))  # fmt: skip
-        print(f'\r{how or "plain"}: {repeat + 1} of {repeats}', end='', file=sys.stderr)
+        print(f'\r{how or PLAIN}: {repeat + 1} of {repeats}', end='', file=sys.stderr)
     print(file=sys.stderr)
     return (
         np.stack([np.asarray(proof.success.mean_BE) for proof in proofs]),
@@ -187,36 +179,31 @@ class Tool:
 
     Attributes:
         asked: how the meta-prover is asked, see `ASKED`.
-        shrink: (J, answers, mask) -> J; None leaves J as it was measured.
-        weigh: weights credit by its standard error.
+        shrinkage, weigh_by_stderr: see `CreditConfig`.
+        across_group_first: J is shrunk across the group before that.
     """
 
     asked: str
-    shrink: Callable[..., jax.Array] | None = None
-    weigh: bool = False
+    shrinkage: str = 'none'
+    weigh_by_stderr: bool = False
+    across_group_first: bool = False
 
 
-def make_tools(group_size: int) -> dict[str, Tool]:
-    """All that is compared, by name."""
-    group = functools.partial(shrink_across_group, group_size=group_size)
-
-    def both(success_BE: jax.Array, count_BE: jax.Array, mask_BE: jax.Array) -> jax.Array:
-        return smooth_along_trace(group(success_BE, count_BE, mask_BE), count_BE, mask_BE)
-
-    plain, common, twice = ASKED
-    return {
-        plain: Tool(plain),
-        'shrunk along the trace': Tool(plain, shrink_along_trace),
-        'smoothed along the trace': Tool(plain, smooth_along_trace),
-        'shrunk across the group': Tool(plain, group),
-        'across the group, then smoothed': Tool(plain, both),
-        'weights by standard error': Tool(plain, weigh=True),
-        common: Tool(common),
-        f'{common}, smoothed': Tool(common, smooth_along_trace),
-        f'{common}, across the group': Tool(common, group),
-        twice: Tool(twice),
-        f'{twice}, smoothed': Tool(twice, smooth_along_trace),
-    }
+PLAIN, COMMON, TWICE = ASKED
+TOOLS = {
+    PLAIN: Tool(PLAIN),
+    'shrunk along the trace': Tool(PLAIN, 'trace'),
+    'smoothed along the trace': Tool(PLAIN, 'walk'),
+    'shrunk across the group': Tool(PLAIN, 'group'),
+    'across the group, then along the trace': Tool(PLAIN, 'trace', across_group_first=True),
+    'across the group, then smoothed': Tool(PLAIN, 'walk', across_group_first=True),
+    'weights by standard error': Tool(PLAIN, weigh_by_stderr=True),
+    COMMON: Tool(COMMON),
+    f'{COMMON}, smoothed': Tool(COMMON, 'walk'),
+    f'{COMMON}, across the group': Tool(COMMON, 'group'),
+    TWICE: Tool(TWICE),
+    f'{TWICE}, smoothed': Tool(TWICE, 'walk'),
+}
 
 
 def compare(
@@ -237,20 +224,13 @@ def compare(
     def advantages(
         success_BE: jax.Array, count_BE: jax.Array, tool: Tool, of: CreditConfig = alone
     ) -> jax.Array:
-        if tool.shrink is not None:
-            success_BE = tool.shrink(success_BE, count_BE, mask_BE)
-        curves = Curves(boundaries_BE, mask_BE, success_BE)
-        advantages_BT = assign_credit(of, outcomes, curves).advantages_BT
-        if not tool.weigh:
-            return advantages_BT
-        stderr_BX = credit_stderr(careful_stderr(success_BE, count_BE), mask_BE, credit)
-        if credit == 'scalar':
-            total_B = total_progress(success_BE, mask_BE)
-            centred_B = less_baseline(total_B, config.group_size, baseline=of.baseline)
-            return advantages_BT * stderr_weights(centred_B[:, None], stderr_BX, mask_BE[:, 1:2])
-        credit_BX = EPISODE_CREDITS[credit](success_BE, mask_BE, config.group_size)
-        weights_BX = stderr_weights(credit_BX, stderr_BX, mask_BE[:, 1:])
-        return advantages_BT * spread(weights_BX, boundaries_BE, advantages_BT.shape[1])
+        if tool.across_group_first:
+            success_BE = shrink_across_group(success_BE, count_BE, mask_BE, config.group_size)
+        of = dataclasses.replace(
+            of, shrinkage=tool.shrinkage, weigh_by_stderr=tool.weigh_by_stderr
+        )
+        success = Success(success_BE, careful_stderr(success_BE, count_BE), count_BE)
+        return assign_credit(of, outcomes, Curves(boundaries_BE, mask_BE, success)).advantages_BT
 
     def gradients(success_RBE: np.ndarray, count_RBE: np.ndarray, tool: Tool) -> np.ndarray:
         rows = [
@@ -263,27 +243,27 @@ def compare(
     counts_BE = sum(count.sum(axis=0) for _, count, _ in answers.values())
     best_BE = (hits_BE / np.maximum(counts_BE, 1)).astype(np.float32)
     progress_BT, both_BT = (
-        np.asarray(advantages(best_BE, counts_BE, Tool('plain'), of)) for of in (alone, own)
+        np.asarray(advantages(best_BE, counts_BE, TOOLS[PLAIN], of)) for of in (alone, own)
     )
     reference_K = slopes_KX @ progress_BT.ravel().astype(np.float64)
     length = float((reference_K**2).mean())
     if not length:
         raise InputError('no trace makes any progress, so there is no gradient to compare with')
 
-    tools, products = make_tools(config.group_size), {}
-    for name, tool in tools.items():
+    products = {}
+    for name, tool in TOOLS.items():
         off_RK = gradients(*answers[tool.asked][:2], tool) - reference_K
         products[name] = off_RK @ off_RK.T / off_RK.shape[1] / length
     by_traces = functools.partial(variance_of_step, slopes_KX, problems=config.prompts_per_step)
     of_tools = {}
-    for name, tool in tools.items():
-        tokens = answers[tool.asked][2] / answers['plain'][2]
+    for name, tool in TOOLS.items():
+        tokens = answers[tool.asked][2] / answers[PLAIN][2]
         error = functools.partial(error_beside, tokens=tokens)
         of_tools[name] = {
             'tokens': tokens,
             'bias': jackknife(squared_bias, products[name]),
             'variance': jackknife(variance, products[name]),
-            'error': jackknife(error, products[name], products['plain']),
+            'error': jackknife(error, products[name], products[PLAIN]),
         }
     return {
         'reference': length,
@@ -350,7 +330,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
     """How much of a step's variance is the meta-prover's, and a table for each credit."""
     rows = []
     for credit, of in results['credits'].items():
-        noise, both = of['tools']['plain']['variance'][0], of['by_traces']['both']
+        noise, both = of['tools'][PLAIN]['variance'][0], of['by_traces']['both']
         rows.append([
             credit, f'{of["by_traces"]["progress"]:.2f}', f'{both:.2f}', f'{noise:.3f}',
             f'{noise / (both + noise):.1%}',

@@ -70,18 +70,60 @@ def difference(
 
     Paired by problem: both draw the same problems. Seeds are drawn for each alone.
     """
-    parts = []
-    for one, offset in ((statistics, 0), (reference, 1)):
-        numerator, denominator = one.numerators[path], one.denominators[path]
-        draws = _resample(numerator, denominator, seed, seed_stream=offset)
-        parts.append((*_ratios(numerator, denominator), draws))
-    (mean, by_seed, draws), (reference_mean, reference_by_seed, reference_draws) = parts
-    if len(reference_by_seed) != len(by_seed):
-        reference_by_seed = np.full(len(by_seed), reference_mean)
+    (mean, by_seed, draws), (reference_mean, reference_by_seed, reference_draws) = (
+        _drawn(one, path, seed, stream) for stream, one in enumerate((statistics, reference))
+    )
+    reference_by_seed = _for_each(by_seed, reference_by_seed, reference_mean)
     with np.errstate(invalid='ignore'):
         return _interval(
             mean - reference_mean, by_seed - reference_by_seed, draws - reference_draws
         )
+
+
+def relative_gain(
+    statistics: SeedStatistics,
+    reference: SeedStatistics,
+    start: SeedStatistics,
+    path: Path,
+    *,
+    seed: int = 0,
+) -> SeedInterval:
+    """How many times as far as a reference an algorithm has come from where both began.
+
+    (algorithm - start) / (reference - start), the paper's "2-3x the gain of outcome-reward RL";
+    paired by problem. Where the reference's own gain is not told from 0, the interval is wide or
+    without end, which is what it should say.
+    """
+    (mean, by_seed, draws), (reference_mean, reference_by_seed, reference_draws), (
+        start_mean, start_by_seed, start_draws,
+    ) = (_drawn(one, path, seed, stream) for stream, one in enumerate(
+        (statistics, reference, start)
+    ))
+    reference_by_seed = _for_each(by_seed, reference_by_seed, reference_mean)
+    start_by_seed = _for_each(by_seed, start_by_seed, start_mean)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        # A draw in which the reference gains nothing, or loses, bounds the ratio on neither side.
+        gain, reference_gain = draws - start_draws, reference_draws - start_draws
+        draws = np.where(reference_gain > 0, gain / reference_gain, np.sign(gain) * np.inf)
+        return _interval(
+            (mean - start_mean) / (reference_mean - start_mean),
+            (by_seed - start_by_seed) / (reference_by_seed - start_by_seed),
+            draws,
+        )
+
+
+def _drawn(
+    statistics: SeedStatistics, path: Path, seed: int, stream: int
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """A number over all seeds, of each seed, and in the draws; problems are drawn alike for all."""
+    numerator, denominator = statistics.numerators[path], statistics.denominators[path]
+    draws = _resample(numerator, denominator, seed, seed_stream=stream)
+    return *_ratios(numerator, denominator), draws
+
+
+def _for_each(by_seed: np.ndarray, others: np.ndarray, mean: float) -> np.ndarray:
+    """The other's numbers seed by seed, or its mean for each if it has another number of seeds."""
+    return others if len(others) == len(by_seed) else np.full(len(by_seed), mean)
 
 
 def _ratios(numerator_SN: np.ndarray, denominator_SN: np.ndarray) -> tuple[float, np.ndarray]:

@@ -32,7 +32,15 @@ from mrt_jax.kernels.advantages import (
     spread,
     to_go_credit,
 )
-from mrt_jax.kernels.progress import progress, total_progress
+from mrt_jax.kernels.progress import Success, progress, total_progress
+from mrt_jax.kernels.shrinkage import (
+    careful_stderr,
+    credit_stderr,
+    shrink_across_group,
+    shrink_along_trace,
+    smooth_along_trace,
+    stderr_weights,
+)
 from mrt_jax.kernels.subsets import (
     check_subset_size,
     maj_at_k_advantages,
@@ -47,6 +55,13 @@ EPISODE_CREDITS = {
 }
 CREDITS = ('none', 'scalar', *EPISODE_CREDITS, 'prefix')
 PENALTIES = {'none': None, 'kimi': length_penalty_kimi, 'arora': length_penalty_arora}
+# What J is made of besides its own answers, off by default: (success, count, mask, group) -> J.
+SHRINKAGES = {
+    'none': None,
+    'trace': lambda J_BE, count_BE, mask_BE, group: shrink_along_trace(J_BE, count_BE, mask_BE),
+    'group': shrink_across_group,
+    'walk': lambda J_BE, count_BE, mask_BE, group: smooth_along_trace(J_BE, count_BE, mask_BE),
+}
 AIMS = ('own', 'pass_at_k', 'maj_at_k')
 BONUSES = ('continue', 'all')
 
@@ -71,6 +86,10 @@ class CreditConfig:
         normalise: 'outcome', 'together', 'separate' or 'none', see `normalising_deviations`.
         bonus: which traces of a prefix get progress: 'continue', those that think on; 'all'.
         prefixes_per_group: prefixes that a group goes on from, in equal shares.
+        shrinkage: of J towards other boundaries: 'none'; 'trace', see `shrink_along_trace`;
+            'group', see `shrink_across_group`; 'walk', see `smooth_along_trace`.
+        weigh_by_stderr: whether progress counts the less the less surely J is known, see
+            `stderr_weights`.
         length_penalty: 'none', 'kimi' or 'arora', added to the outcome before its baseline.
         length_penalty_weight: its weight.
         group_size: G, rollouts of one prompt.
@@ -86,13 +105,16 @@ class CreditConfig:
     normalise: str = 'outcome'
     bonus: str = 'continue'
     prefixes_per_group: int = 1
+    shrinkage: str = 'none'
+    weigh_by_stderr: bool = False
     length_penalty: str = 'none'
     length_penalty_weight: float = 0.5
 
     def __post_init__(self) -> None:
         for name, known in (
             ('credit', CREDITS), ('aim', AIMS), ('baseline', BASELINES),
-            ('normalise', NORMALISERS), ('bonus', BONUSES), ('length_penalty', PENALTIES),
+            ('normalise', NORMALISERS), ('bonus', BONUSES), ('shrinkage', SHRINKAGES),
+            ('length_penalty', PENALTIES),
         ):
             value = getattr(self, name)
             if value not in known:
@@ -117,6 +139,10 @@ class CreditConfig:
             raise InputError(
                 f"baseline='termination' needs credit='prefix', not {self.credit!r}: no other "
                 'group has rollouts that stop at once'
+            )
+        if self.weigh_by_stderr and self.credit not in ('scalar', 'episode', 'to_go'):
+            raise InputError(
+                f'weigh_by_stderr=True needs credit=scalar, episode or to_go, not {self.credit!r}'
             )
         if self.aim != 'own':
             self._check_aim()
@@ -162,12 +188,12 @@ class Curves:
 
     Attributes:
         boundaries_BE, mask_BE: the episodes.
-        success_BE: float32, J at each boundary.
+        success: J at each boundary.
     """
 
     boundaries_BE: jax.Array
     mask_BE: jax.Array
-    success_BE: jax.Array
+    success: Success
 
 
 @struct.dataclass
@@ -274,11 +300,23 @@ def _progress(
     if isinstance(measured, Starts):
         bonus_B = ~measured.stopped_B | (config.bonus == 'all')
         return prefix_progress(rewards_B, measured.success_B, bonus_B)[:, None], None
+    success_BE, count_BE, mask_BE = (
+        measured.success.mean_BE, measured.success.count_BE, measured.mask_BE,
+    )
+    shrink = SHRINKAGES[config.shrinkage]
+    if shrink is not None:
+        success_BE = shrink(success_BE, count_BE, mask_BE, config.group_size)
     if config.credit == 'scalar':
-        return total_progress(measured.success_BE, measured.mask_BE)[:, None], None
-    credit = EPISODE_CREDITS[config.credit]
-    credit_BX = credit(measured.success_BE, measured.mask_BE, config.group_size)
-    return credit_BX, measured.mask_BE[:, 1:]
+        credit_BX, episodes_BX = total_progress(success_BE, mask_BE)[:, None], None
+    else:
+        episodes_BX = mask_BE[:, 1:]
+        credit_BX = EPISODE_CREDITS[config.credit](success_BE, mask_BE, config.group_size)
+    if config.weigh_by_stderr:
+        stderr_BE = careful_stderr(measured.success.mean_BE, count_BE)
+        stderr_BX = credit_stderr(stderr_BE, mask_BE, config.credit)
+        known_BX = mask_BE[:, 1:2] if episodes_BX is None else episodes_BX
+        credit_BX = credit_BX * stderr_weights(credit_BX, stderr_BX, known_BX)
+    return credit_BX, episodes_BX
 
 
 def _less_baseline(
@@ -292,7 +330,7 @@ def _less_baseline(
 def _describe_curves(curves: Curves) -> dict[str, jax.Array]:
     """`progress`, its mean over episodes; `progress_total`, over traces of the sum; and
     `success_at_start`, J at the empty prefix."""
-    success_BE, mask_BE = curves.success_BE, curves.mask_BE
+    success_BE, mask_BE = curves.success.mean_BE, curves.mask_BE
     episodes = jnp.maximum(mask_BE[:, 1:].sum(), 1)
     return {
         'progress': progress(success_BE, mask_BE).sum() / episodes,

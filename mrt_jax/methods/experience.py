@@ -198,8 +198,8 @@ def prove(
     max_answer_tokens: int,
     sampling: SamplingConfig,
     rounds: int = 1,
-    common_draws: bool = False,
     asked_BE: np.ndarray | None = None,
+    common_draws: bool = False,
 ) -> Proof:
     """Asks the meta-prover at every boundary: J_r(mu(. | x, z_{0:j})), Def. 4.1.
 
@@ -207,8 +207,8 @@ def prove(
         branches: M, the answers sampled at each boundary.
         rounds: 1, or 2: half of the answers at every boundary, then M more at those
             `boundaries_in_doubt`, which are half of them at most. M is even.
-        common_draws: the boundaries of a trace share their random numbers, see `branch_keys`.
         asked_BE: bool, the boundaries to ask at; None: all. J is 0 at the others.
+        common_draws: the boundaries of a trace share their random numbers, see `branch_keys`.
     """
     mask_BE = np.array(experience.episodes.mask_BE)
     mask_BE[len(answers) :] = False

@@ -124,7 +124,7 @@ def sample_prefixes(
     setup: Setup, params: Any, batches: Sequence[Sequence[Problem]], key: jax.Array
 ) -> tuple[list[list[list[Prefix]]], int]:
     """Prefixes for each problem of some batches, `prefixes_per_group` each; and tokens sampled."""
-    config, each = setup.config, setup.config.prefixes_per_group
+    each = setup.config.prefixes_per_group
     problems = [problem for batch in batches for problem in batch]
     together = setup.rows // each
     found: list[Prefix] = []
@@ -188,6 +188,7 @@ def ask_prover(
         jax.device_put(split_by_row(jax.random.fold_in(key, _PROVER), setup.rows), by_row),
         branches=setup.config.branches, max_answer_tokens=setup.config.max_answer_tokens,
         sampling=setup.sampling, rounds=setup.config.prover_rounds, asked_BE=asked_BE,
+        common_draws=setup.config.common_draws,
     )
 
 

@@ -16,10 +16,8 @@ from mrt_jax.policies.save import save_policy
 from mrt_jax.sharding.rules import use_mesh
 from mrt_jax.training.collect import (
     ask_prover,
-    collect_continuations,
     collect_groups,
     roll_out,
-    sample_prefixes,
 )
 from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
 from mrt_jax.training.objective import policy_loss
@@ -152,7 +150,7 @@ def validate(setup: Setup, params: Any) -> dict[str, Any]:
     return {
         'validation_reward': experience.rewards_B.mean(),
         'validation_regret': regret_of(setup, experience, proof),
-        'validation_response_tokens': np.asarray(experience.rollout.lengths_B).mean(),
+        'validation_response_tokens': experience.rollout.lengths_B.mean(),
     }
 
 

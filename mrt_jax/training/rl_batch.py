@@ -33,7 +33,7 @@ def make_batch(
     config, rollout, episodes = setup.config, experience.rollout, experience.episodes
     measured: Curves | Starts | None = collected.starts
     if proof is not None:
-        measured = Curves(episodes.boundaries_BE, episodes.mask_BE, proof.success.mean_BE)
+        measured = Curves(episodes.boundaries_BE, episodes.mask_BE, proof.success)
     outcomes = Outcomes(
         experience.rewards_B, rollout.lengths_B, rollout.sampled_BT,
         vote_numbers(experience.verdicts, config.group_size),

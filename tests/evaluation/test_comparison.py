@@ -9,7 +9,7 @@ from configs.countdown import comparison, warm_start
 from mrt_jax.errors import InputError
 from mrt_jax.evaluation.comparison import Contestant, compare, report_run
 from mrt_jax.evaluation.results_table import results_tables, write_markdown
-from mrt_jax.evaluation.seeds import SeedStatistics, difference, estimate
+from mrt_jax.evaluation.seeds import SeedStatistics, difference, estimate, relative_gain
 from mrt_jax.training.reinforcement import train_policy
 from mrt_jax.training.supervised import train_supervised
 from tests.evaluation.synthetic import make_records
@@ -38,6 +38,19 @@ def test_differences_are_paired_by_problem():
     # Problems differ by far more than policies; only pairing gives so narrow an interval.
     assert found.high - found.low < 0.02
     assert found.low > 0
+
+
+def test_gains_are_relative_to_the_start():
+    rng = np.random.default_rng(0)
+    start = rng.random((2, 400)) * 0.1 + np.linspace(0, 0.5, 400)
+    numbers = [statistics(start + gain) for gain in (0.3, 0.1, 0.0)]
+    found = relative_gain(*numbers, PATH)
+    assert found.mean == pytest.approx(3) and found.by_seed == pytest.approx((3, 3))
+    assert 2.9 < found.low < found.high < 3.1
+    # A reference that gains nothing is no measure.
+    noise = statistics(start + 0.3 * (rng.random(start.shape) - 0.5))
+    unknown = relative_gain(numbers[0], noise, numbers[2], PATH)
+    assert unknown.high == np.inf
 
 
 @pytest.fixture(scope='module')

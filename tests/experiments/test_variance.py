@@ -102,7 +102,7 @@ def test_the_report(config, policy_folder, monkeypatch):
     config.policy = policy_folder
     results = variance.measure(config, repeats=5, directions=3)
     assert set(results['credits']) == {'scalar', 'episode', 'to_go'}
-    names = set(variance.make_tools(2))
+    names = set(variance.TOOLS)
     for of in results['credits'].values():
         assert set(of['tools']) == names and of['tools']['plain']['error'][0] == 1.0
     json.dumps(results)

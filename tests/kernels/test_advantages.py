@@ -160,8 +160,8 @@ def test_anytime_credit(curves, order):
     # The budgets are the columns there are, also those that no trace reaches.
     curves = [success[mask].tolist() for success, mask in zip(success_BE, mask_BE, strict=True)]
     expected = reference_advantages.anytime_credit(curves, COLUMNS - 1)
-    for found, mask, given in zip(found_BX, mask_BE, expected, strict=True):
-        np.testing.assert_allclose(found[mask[1:]], given, atol=1e-5)
+    for found, mask, credit in zip(found_BX, mask_BE, expected, strict=True):
+        np.testing.assert_allclose(found[mask[1:]], credit, atol=1e-5)
         assert not found[~mask[1:]].any()
     spoilt_BE = np.where(mask_BE, success_BE, np.nan).astype(np.float32)
     np.testing.assert_array_equal(anytime(spoilt_BE, mask_BE, ROWS), found_BX)

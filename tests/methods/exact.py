@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from mrt_jax.kernels.advantages import spread
-from mrt_jax.kernels.progress import success_rate
+from mrt_jax.kernels.progress import Success, success_rate
 from mrt_jax.methods.credit import CreditConfig, Curves, Outcomes, Starts, assign_credit
 from mrt_jax.training.objective import ObjectiveConfig
 from tests.tabular import GOLD, LONGEST, Process, assert_unbiased, policy_gradients
@@ -33,13 +33,13 @@ class Rows:
         process: whose traces they are.
         drawn_B: their numbers in its list.
         group_size: G.
-        success_BE: J at their boundaries, exact or by answers.
+        success: J at their boundaries, exact or by answers.
     """
 
     process: Process
     drawn_B: np.ndarray
     group_size: int
-    success_BE: np.ndarray
+    success: Success
 
     @property
     def mask_BE(self) -> np.ndarray:
@@ -76,10 +76,10 @@ def credited(**settings) -> Advantage:
         measured = None
         if config.credit == 'prefix':
             # One J for the group: that of its first row's empty prefix.
-            success_B = np.repeat(rows.success_BE[::size, 0], size)
+            success_B = np.repeat(rows.success.mean_BE[::size, 0], size)
             measured = Starts(success_B, rows.process.stopped_Z[rows.drawn_B])
         elif config.credit != 'none':
-            measured = Curves(rows.boundaries_BE, rows.mask_BE, rows.success_BE)
+            measured = Curves(rows.boundaries_BE, rows.mask_BE, rows.success)
         return np.asarray(give(config, rows.outcomes, measured).advantages_BT)
 
     return advantage
@@ -90,7 +90,7 @@ def spread_credit(credit: Callable[..., np.ndarray], late: int = 0) -> Advantage
 
     def advantage(rows: Rows) -> np.ndarray:
         boundaries_BE = np.where(rows.boundaries_BE > 0, rows.boundaries_BE + late, 0)
-        return np.asarray(spread(credit(rows.success_BE, rows.mask_BE), boundaries_BE, SLOTS))
+        return np.asarray(spread(credit(rows.success.mean_BE, rows.mask_BE), boundaries_BE, SLOTS))
 
     return advantage
 
@@ -114,8 +114,9 @@ def pairs(process: Process, stopped: int = 0) -> tuple[Rows, np.ndarray]:
     )]  # fmt: skip
     drawn_N2 = np.stack(np.meshgrid(*kinds), axis=-1).reshape(-1, 2)
     drawn_B = drawn_N2.ravel()
-    rows = Rows(process, drawn_B, 2, np.float32(process.success_ZE[drawn_B]))
-    return rows, process.chances_Z[drawn_N2].prod(axis=1)
+    success_BE = np.float32(process.success_ZE[drawn_B])
+    exact = Success(success_BE, np.zeros_like(success_BE), np.full(success_BE.shape, 10**6))
+    return Rows(process, drawn_B, 2, exact), process.chances_Z[drawn_N2].prod(axis=1)
 
 
 @functools.cache
@@ -125,7 +126,7 @@ def draws(process: Process, stopped: int = 0) -> Rows:
     drawn_B = process.draw(rng, GROUP, stopped).ravel()
     correct_BEM = process.ask(rng, drawn_B, ANSWERED)
     mask_BEM = np.broadcast_to(process.mask_ZE[drawn_B][..., None], correct_BEM.shape)
-    return Rows(process, drawn_B, GROUP, np.asarray(success_rate(correct_BEM, mask_BEM).mean_BE))
+    return Rows(process, drawn_B, GROUP, success_rate(correct_BEM, mask_BEM))
 
 
 def check(

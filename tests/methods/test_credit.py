@@ -8,6 +8,15 @@ import numpy as np
 import pytest
 
 from mrt_jax.errors import InputError
+from mrt_jax.kernels.progress import Success
+from mrt_jax.kernels.shrinkage import (
+    careful_stderr,
+    credit_stderr,
+    shrink_across_group,
+    shrink_along_trace,
+    smooth_along_trace,
+    stderr_weights,
+)
 from mrt_jax.kernels.subsets import maj_at_k_advantages, pass_at_k_advantages
 from mrt_jax.methods.credit import (
     CREDITS,
@@ -34,7 +43,8 @@ TOKENS = 12
 SAMPLED_BT = np.arange(TOKENS) < LENGTHS_B[:, None]
 SAMPLED_BT[1, 8:10] = False
 OUTCOMES = Outcomes(REWARDS_B, LENGTHS_B, SAMPLED_BT, np.array([0, 1, 0, 0], np.int32))
-CURVES = Curves(BOUNDARIES_BE, MASK_BE, SUCCESS_BE)
+COUNT_BE = np.where(MASK_BE, 4, 0).astype(np.int32)
+CURVES = Curves(BOUNDARIES_BE, MASK_BE, Success(SUCCESS_BE, np.zeros_like(SUCCESS_BE), COUNT_BE))
 give_credit = jax.jit(assign_credit, static_argnames='config')
 
 
@@ -152,6 +162,42 @@ def test_episodes_normalised_with_the_outcome_share_its_scale():
         np.testing.assert_allclose(ratios, expected + 1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize('kind', ['scalar', 'episode', 'to_go'])
+@pytest.mark.parametrize(
+    'name, shrink',
+    [
+        ('trace', shrink_along_trace),
+        ('group', lambda *curves: shrink_across_group(*curves, group_size=2)),
+        ('walk', smooth_along_trace),
+    ],
+)
+def test_shrunk_success_takes_the_place_of_j(kind, name, shrink):
+    config = dataclasses.replace(PLAIN, credit=kind)
+    shrunk_BE = shrink(SUCCESS_BE, COUNT_BE, MASK_BE)
+    replaced = CURVES.replace(success=CURVES.success.replace(mean_BE=shrunk_BE))
+    found_BT, metrics = credit_of(dataclasses.replace(config, shrinkage=name))
+    np.testing.assert_allclose(found_BT, credit_of(config, measured=replaced)[0], atol=1e-5)
+    assert np.abs(found_BT - credit_of(config)[0]).max() > 0.01
+    # What is reported is what was measured.
+    assert metrics['progress_total'] == pytest.approx(1.0 / 4)
+
+
+def test_progress_is_weighed_by_how_surely_it_is_known():
+    config = dataclasses.replace(PLAIN, credit='episode', outcome_weight=0.0, normalise='none')
+    plain_BT, weighed_BT = (
+        credit_of(dataclasses.replace(config, weigh_by_stderr=weigh))[0] for weigh in (False, True)
+    )
+    credit_BX = np.where(MASK_BE[:, 1:], np.diff(SUCCESS_BE, axis=1), 0)
+    stderr_BX = credit_stderr(careful_stderr(SUCCESS_BE, COUNT_BE), MASK_BE, 'episode')
+    weight_BX = np.asarray(stderr_weights(credit_BX, stderr_BX, MASK_BE[:, 1:]))
+    for row, (start, end) in ((0, BOUNDARIES_BE[0, :2]), (1, BOUNDARIES_BE[1, 1:3])):
+        column = row
+        np.testing.assert_allclose(
+            weighed_BT[row, start:end], weight_BX[row, column] * plain_BT[row, start:end], rtol=1e-5
+        )
+    assert 0 < weight_BX[0, 0] < 1
+
+
 def test_the_outcome_can_be_left_out():
     config = dataclasses.replace(PLAIN, credit='to_go', normalise='none')
     whole_BT, alone_BT = (
@@ -250,6 +296,8 @@ def test_the_termination_baseline_by_hand():
         ({'aim': 'maj_at_k', 'aim_k': 1}, "needs baseline='leave_one_out'"),
         ({'credit': 'prefix', 'group_size': 6, 'prefixes_per_group': 2},
          'group_size=6 must be a multiple of 2 x prefixes_per_group = 4'),
+        ({'shrinkage': 'all'}, 'known: none, trace, group, walk'),
+        ({'weigh_by_stderr': True}, "needs credit=scalar, episode or to_go, not 'none'"),
         ({'bonus': 'half'}, "known: continue, all"),
         ({'outcome_weight': -0.5}, 'outcome_weight must be at least 0'),
         ({'normalise': 'batch'}, "normalise='batch' is unknown"),
