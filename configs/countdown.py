@@ -86,12 +86,12 @@ def get_config(variant: str = 'demo') -> ml_collections.ConfigDict:
 
 def _shared() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
-    config.seed = 0
-    config.task = 'countdown'
-    # What the meta-prover puts behind a thought that it cuts, and a complete one; '': the task's.
-    config.termination = ''
-    config.conclusion = ''
-    # Devices along each axis of the mesh; one of them may be -1, the rest of the devices.
+    config.seed = 0  # of parameters, problems, rollouts and evaluation
+    config.task = 'countdown'  # problems, episode rule and checker: the README lists the tasks
+    config.termination = ''  # what the meta-prover puts behind a cut thought; '': the task's
+    config.conclusion = ''  # what it puts behind a complete thought; '': the task's
+    # Devices along the axes of the mesh: data and fsdp share out rows, fsdp parameters too, tensor
+    # heads and widths, sequence the tokens of a row. One may be -1, the devices that are left.
     config.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1, sequence=1))
     config.compute_dtype = 'float32'  # of activations and matrix products: float32 | bfloat16
     config.attention = 'auto'  # kernel of whole rows: auto (by backend) | plain | splash | cudnn
@@ -100,20 +100,24 @@ def _shared() -> ml_collections.ConfigDict:
     config.save_dtype = 'float32'  # of the final policy's files
     config.remat = 'none'  # activations kept for the backward pass: none | dots | full
     config.checkpoint_every = 10  # steps
-    config.keep_checkpoints = 2
+    config.keep_checkpoints = 2  # the newest ones; older ones are deleted
     config.max_skipped_in_a_row = 5  # non-finite steps before the run stops with exit code 3
 
-    # Traces, in training and in evaluation.
-    config.max_thinking_tokens = 120
-    config.max_answer_tokens = 10
+    # Traces.
+    config.max_thinking_tokens = 120  # of a thought, which is then ended by force
+    config.max_answer_tokens = 10  # of an answer, the meta-prover's too
+    # How tokens are drawn, in training and in evaluation; top_k=0, top_p=1 and min_p=0 are off, see
+    # mrt_jax/sampling/processors.py; temperature=0 takes the most likely token.
     config.sampling = ml_collections.ConfigDict(
         dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
     )
 
-    # Evaluation of the final policy, on the test split.
+    # Evaluation of the final policy, on the first num_problems of the test split: num_samples
+    # traces each, batch_rows of them decoded together, branches answers of the meta-prover at each
+    # of max_boundaries boundaries, and regret at each of budgets, tokens, the last of them full.
     config.evaluation = ml_collections.ConfigDict(
         dict(num_problems=512, num_samples=2, branches=4, max_boundaries=12, batch_rows=128,
-             budgets=(30, 50, 70, 90, 110, 130, 150))  # of the regret, tokens; the last is full
+             budgets=(30, 50, 70, 90, 110, 130, 150))
     )
     return config
 
@@ -121,20 +125,20 @@ def _shared() -> ml_collections.ConfigDict:
 def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     """Reinforcement learning from the shipped warm start."""
     config = _shared()
-    config.objective = 'rl'
-    config.policy = 'experiments/policies/countdown'
-    config.num_steps = 40
+    config.objective = 'rl'  # kind of training: rl | sft, or compare for several of rl
+    config.policy = 'experiments/policies/countdown'  # to begin from
+    config.num_steps = 40  # batches of rollouts
     config.num_sampled_tokens = 0  # goes on past num_steps until as many are sampled
     config.evaluate_every = 0  # steps between evaluations on the validation split; 0: never
 
     # Rollouts.
-    config.prompts_per_step = 16
+    config.prompts_per_step = 16  # problems
     config.group_size = 8  # G, rollouts of each prompt
-    config.max_prompt_tokens = 20
+    config.max_prompt_tokens = 20  # longer prompts are refused
     config.rollout_slots = 0  # rows decoded together, the others wait for one to end; 0: all
 
     # Meta-prover.
-    config.max_boundaries = 8
+    config.max_boundaries = 8  # E, ends of episodes of a trace that are told apart
     config.branches = 4  # M, answers at each boundary
     config.prover_rounds = 1  # 2: half of M everywhere, the rest where neighbours are in doubt
     # Against the noise of J; experiments/results/variance.md has what each is worth.
@@ -145,13 +149,13 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     # Credit: outcome_weight x outcome + alpha x progress, less a baseline, by a normaliser.
     config.credit = 'none'  # progress: none | scalar | episode | to_go | anytime | prefix
     config.alpha = 1.0  # weight of progress
-    config.outcome_weight = 1.0
+    config.outcome_weight = 1.0  # weight of the outcome; 0 leaves progress alone
     config.aim = 'own'  # what a trace is paid for: own (its answer) | pass_at_k | maj_at_k
     config.aim_k = 4  # k of the aim
-    config.baseline = 'group'  # group | leave_one_out | termination
+    config.baseline = 'group'  # what is taken off: group | leave_one_out | termination
     config.normalise = 'outcome'  # divides by deviations: outcome | together | separate | none
     config.length_penalty = 'none'  # none | kimi | arora
-    config.length_penalty_weight = 0.5
+    config.length_penalty_weight = 0.5  # of the penalty beside the reward, 0 or 1
     config.window_tokens = 0  # episodes of so many tokens; 0: by the task's rule
 
     # MRT (RL), credit='prefix': groups go on from thoughts that are cut at a random boundary; half
@@ -176,7 +180,8 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.mismatch = ml_collections.ConfigDict(dict(level='none', bound='truncate', most=2.0))
     config.updates_per_step = 1  # passes over each batch of rollouts
     config.row_tokens = 240  # of a row of an update, which traces are packed into
-    config.microbatch_rows = 8
+    config.microbatch_rows = 8  # rows whose activations are held at a time
+    # AdamW with warm-up and schedule, see mrt_jax/training/optimizer.py.
     config.optimizer = ml_collections.ConfigDict(
         dict(learning_rate=1.5e-4, schedule='constant', warmup_steps=2, weight_decay=0.0,
              b1=0.9, b2=0.98, clip_norm=1.0)
@@ -192,9 +197,10 @@ def comparison(
     """Trains every arm with every seed and evaluates all of them beside the warm start."""
     config = reinforcement()
     config.objective = 'compare'
+    # Keys that each arm changes, by its name.
     config.arms = ml_collections.ConfigDict({name: dict(RECIPES[name]) for name in arms})
-    config.baseline = 'grpo'  # the arm that the others are compared with, besides the warm start
-    config.seeds = seeds
+    config.reference_arm = 'grpo'  # that the others are compared with, besides the warm start
+    config.seeds = seeds  # every arm is trained with each
     # Arms that have sampled fewer tokens than another train on to as many, and count twice.
     config.equal_tokens = equal_tokens
     return config
@@ -205,6 +211,8 @@ def warm_start() -> ml_collections.ConfigDict:
     config = _shared()
     config.objective = 'sft'
     config.policy = ''  # train the model below from scratch
+    # Its shape: width of the residual stream, num_layers, num_heads of queries and num_kv_heads of
+    # keys, of head_width each, ffn_width inside a block, and max_positions, its context in tokens.
     config.model = ml_collections.ConfigDict(
         dict(width=128, num_layers=5, num_heads=2, num_kv_heads=1, head_width=64, ffn_width=384,
              max_positions=512)
@@ -212,8 +220,8 @@ def warm_start() -> ml_collections.ConfigDict:
     config.num_steps = 1500
     config.checkpoint_every = 100
     config.save_dtype = 'bfloat16'  # of the policy folder
-    config.rows_per_step = 48
-    config.row_tokens = 144
+    config.rows_per_step = 48  # rows of demonstrations, several packed in each
+    config.row_tokens = 144  # of a row, demonstrations that are longer are refused
     config.answer_weight = 4.0  # weight of an answer's token beside one of the thought's
     config.microbatch_rows = 12
     # Rates at which the demonstrated searches go wrong, see mrt_jax/data/search_traces.py.
@@ -221,6 +229,7 @@ def warm_start() -> ml_collections.ConfigDict:
         dict(solve=0.12, repeat=0.15, stop=0.08, go_on=0.6, cut=0.1, guess=0.1, max_attempts=8,
              max_value=60)
     )
+    # AdamW with warm-up and schedule, see mrt_jax/training/optimizer.py.
     config.optimizer = ml_collections.ConfigDict(
         dict(learning_rate=3e-3, schedule='cosine', warmup_steps=100, weight_decay=0.05,
              b1=0.9, b2=0.98, clip_norm=1.0)

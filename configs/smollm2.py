@@ -32,7 +32,7 @@ def get_config(variant: str = 'demo') -> ml_collections.ConfigDict:
         return _adapt(countdown.reinforcement(**countdown.RECIPES[variant]))
     if variant == 'demo':
         config = countdown.comparison(arms=('mrt',), seeds=(0,), equal_tokens=False)
-        config.baseline = 'mrt'
+        config.reference_arm = 'mrt'
         return _adapt(config)
     raise ValueError(f'configs/smollm2.py has no variant {variant!r}; it has demo, mrt, grpo, sft')
 
@@ -51,11 +51,13 @@ def _adapt(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def warm_start() -> ml_collections.ConfigDict:
     """Supervised fine-tuning of adapters on attempts at chain sums."""
     config = countdown.warm_start()
+    # A policy to adapt, so no model to make.
     config.policy, config.model = BASE, ml_collections.ConfigDict()
     config.update(
         task=TASK, lora_rank=8, num_steps=120, checkpoint_every=20, rows_per_step=8,
         row_tokens=288, microbatch_rows=4, max_thinking_tokens=128, max_answer_tokens=8,
     )
+    # Rates at which the demonstrated sums go wrong, see mrt_jax/data/sum_traces.py.
     config.demonstrations = ml_collections.ConfigDict(
         dict(slip=0.1, stop=0.3, go_on=0.2, max_attempts=4)
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,13 +27,25 @@ MESH_HELP = (
 )
 
 
-def run(main: Callable[[list[str]], None]) -> NoReturn:
+def run(main: Callable[[list[str]], None], pass_on: str | None = None) -> NoReturn:
     """Runs a command with the exit codes that all commands share.
 
     Args:
         main: the command, called with the program's name once the flags are parsed. It raises
             `InputError` for code 2 and `NonFiniteError` for code 3, and returns for code 0.
+        pass_on: what arguments begin with that are another command's flags; `main` is given them
+            behind the program's name.
     """
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        passed = [text for text in argv[1:] if pass_on and text.startswith(pass_on)]
+        own = [text for text in argv if text not in passed]
+        try:
+            return [*parse_flags(flags.FLAGS, own), *passed]
+        except SystemExit:
+            sys.exit(0)  # --help, which has been printed.
+        except InputError as error:
+            _exit(error, INPUT_AT_FAULT)
 
     def guarded_main(argv: list[str]) -> None:
         if not flags.FLAGS['verbosity'].present:
@@ -46,7 +59,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
         except NonFiniteError as error:
             _exit(error, NON_FINITE)
 
-    app.run(guarded_main, flags_parser=_parse_flags)
+    app.run(guarded_main, flags_parser=parse)
 
 
 def keep_freed_memory() -> None:
@@ -139,33 +152,60 @@ def check_output(file: str | Path) -> Path:
     return file
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the command line; `app.run` itself would exit with code 1 and several lines."""
+def make_folder(folder: Path) -> None:
+    """Makes the output folder before any work.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
     try:
-        rest = flags.FLAGS(argv)
-        if 'config' in flags.FLAGS:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'--output={folder}: cannot make this folder: {error.strerror}') from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f'--output={folder}: cannot write to this folder: choose another')
+
+
+def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+    """Parses a command line; `app.run` itself would exit with code 1 and several lines.
+
+    Args:
+        values: the flags that there are; a config is among them by the name `config` or not at all.
+        argv: the program's name, and what follows it.
+
+    Returns:
+        The program's name, alone.
+
+    Raises:
+        InputError: a flag, a key of the config or a value that cannot be.
+    """
+    try:
+        rest = values(argv)
+        if 'config' in values:
             # A config file that failed to load says so when the config is first looked at.
-            getattr(flags.FLAGS['config'].value, 'is_locked', None)
-    except SystemExit:
-        sys.exit(0)  # --help, which has been printed.
+            getattr(values['config'].value, 'is_locked', None)
     except AttributeError as error:
         # A key that the config has not: a KeyError wrapped in an AttributeError.
         reason = error.args[0] if error.args else error
         reason = reason.args[0] if isinstance(reason, KeyError) else reason
-        _exit(f'--config: unknown key {reason}', INPUT_AT_FAULT)
+        raise InputError(f'--config: unknown key {reason}') from error
     except (flags.Error, KeyError, TypeError, ValueError, OSError) as error:
-        _exit(error, INPUT_AT_FAULT)
+        raise InputError(_one_line(error)) from error
     if len(rest) > 1:
-        _exit(f'unexpected argument {rest[1]!r}: flags are --NAME=VALUE', INPUT_AT_FAULT)
+        raise InputError(f'unexpected argument {rest[1]!r}: flags are --NAME=VALUE')
     return rest
 
 
-def _exit(error: Exception | str, code: int) -> NoReturn:
-    """Leaves with one line on stderr."""
+def _one_line(error: Exception) -> str:
     text = str(error)
     before, traceback, after = text.partition('Traceback (most recent call last):')
     if traceback:
         # Exceptions in a config file arrive as text with their traceback; its last line matters.
         text = f'{before} {after.strip().splitlines()[-1]}'
-    print(' '.join(text.split()), file=sys.stderr)
+    return ' '.join(text.split())
+
+
+def _exit(error: Exception, code: int) -> NoReturn:
+    """Leaves with one line on stderr."""
+    print(_one_line(error), file=sys.stderr)
     sys.exit(code)

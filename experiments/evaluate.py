@@ -15,7 +15,6 @@ Several --policy give one comparison on the same problems, with the first as the
 Settings that are not given come from the first workdir's config, then from the policy's context.
 """
 
-import os
 import shlex
 import sys
 import time
@@ -148,7 +147,7 @@ def evaluate(
     Returns:
         Path of the page.
     """
-    make_folder(output)
+    cli.make_folder(output)
     from mrt_jax.tasks.task import get_task
 
     task = get_task(task_name)
@@ -258,20 +257,6 @@ def choose_budget(
         rest = context - full_budget(policy, task, problems, Budget(1, answer))
         thought = 1 + rest
     return Budget(thought, answer)
-
-
-def make_folder(folder: Path) -> None:
-    """Makes the output folder before any work.
-
-    Raises:
-        InputError: it cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'--output={folder}: cannot make this folder: {error.strerror}') from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f'--output={folder}: cannot write to this folder: choose another')
 
 
 def progress_line(name: str, seconds: float = 1.0) -> Callable[[int, int], None]:

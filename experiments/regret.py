@@ -39,6 +39,7 @@ from absl import flags
 
 from experiments import cli
 from experiments.jsonl import Line, read_lines, write_lines
+from experiments.trace_lines import check_increasing, read_points, read_problem
 from mrt_jax.errors import InputError
 
 ESTIMATORS = ('forced', 'finished')
@@ -111,20 +112,44 @@ def regret(
     seed: int = 0,
 ) -> None:
     """Computes the regret of a file of traces; see the module and the flags."""
+    check_estimator(estimator, paper_exact)
+    cli.check_output(output_file)
+    lines = _choose(read_lines(traces_file), policy, traces_file)
+    numbers = regret_of(
+        lines, budgets=budgets, estimator=estimator, paper_exact=paper_exact, seed=seed
+    )
+    write_lines(output_file, [numbers])
+
+
+def check_estimator(estimator: str, paper_exact: bool) -> None:
+    """Raises an InputError for flags that do not go together."""
     if paper_exact and estimator != 'forced':
         raise InputError(
             f'--paper_exact repeats the estimator forced and cannot go with --estimator={estimator}'
         )
-    cli.check_output(output_file)
-    lines = _choose(read_lines(traces_file), policy, traces_file)
-    problems = [_read_problem(line) for line in lines]
+
+
+def regret_of(
+    lines: Sequence[Line],
+    *,
+    budgets: Sequence[int | float],
+    estimator: str = 'forced',
+    paper_exact: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The output of the command for some traces.
+
+    Raises:
+        InputError: naming the line that lacks what the estimator needs.
+    """
+    problems = [read_problem(line) for line in lines]
     if estimator == 'finished':
         regrets_NC = _finished(lines, budgets)
     elif paper_exact:
         regrets_NC = _published(lines, budgets)
     else:
         regrets_NC = _forced(lines, budgets)
-    write_lines(output_file, [_summarise(problems, regrets_NC, budgets, seed)])
+    return _summarise(problems, regrets_NC, budgets, seed)
 
 
 @dataclass(frozen=True)
@@ -157,48 +182,13 @@ def _choose(lines: list[Line], policy: str | None, file: str) -> list[Line]:
     return lines
 
 
-def _read_problem(line: Line) -> str | int:
-    problem = line.fields.get('problem')
-    if type(problem) not in (str, int):
-        line.fail("'problem' must be a string or an integer that names the trace's problem")
-    return problem  # type: ignore[return-value]
-
-
-def _read_numbers(line: Line, key: str, most: float) -> list[float]:
-    """A list of numbers from 0 to `most`; none may be infinite."""
-    values = line.fields.get(key)
-    if not isinstance(values, list) or not values:
-        line.fail(f'{key!r} must be a list of numbers, one for each episode boundary')
-    for value in values:
-        if type(value) not in (int, float) or not 0 <= value <= most:
-            limit = f'numbers from 0 to {most:g}' if most < sys.float_info.max else 'tokens spent'
-            line.fail(f'{key!r} has {value!r}, and must hold {limit}')
-    return [float(value) for value in values]
-
-
-def _read_points(line: Line, prefix: str = '') -> tuple[list[float], list[float]]:
-    tokens = _read_numbers(line, f'{prefix}tokens', sys.float_info.max)
-    success = _read_numbers(line, f'{prefix}success', 1.0)
-    if len(tokens) != len(success):
-        line.fail(
-            f"'{prefix}tokens' has {len(tokens)} entries and '{prefix}success' {len(success)}: "
-            'give one of each for every boundary'
-        )
-    return tokens, success
-
-
 def _read_curve(line: Line, increasing: bool) -> Curve:
-    tokens, success = _read_points(line)
+    tokens, success = read_points(line)
     if increasing:
-        for early, late in itertools.pairwise(tokens):
-            if late <= early:
-                line.fail(
-                    f"'tokens' must increase, and {late:g} follows {early:g}: --paper_exact takes "
-                    'points in any order'
-                )
+        check_increasing(line, tokens, ': --paper_exact takes points in any order')
     if not line.fields.keys() & {'extrapolated_tokens', 'extrapolated_success'}:
         return Curve(tokens, success, 0)
-    further_tokens, further_success = _read_points(line, 'extrapolated_')
+    further_tokens, further_success = read_points(line, 'extrapolated_')
     return Curve(tokens + further_tokens, success + further_success, len(further_tokens))
 
 

@@ -29,8 +29,10 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     del argv
     config, workdir = flags.FLAGS.config, Path(flags.FLAGS.workdir)
+    from mrt_jax.training.key_effects import check_effects
     from mrt_jax.training.workdir import check_workdir
 
+    check_effects(config, config_flags.get_override_values(flags.FLAGS['config']))
     check_workdir(workdir)
     _keep_compilations(workdir.resolve().parent / '.jax_cache')
     (workdir / 'config.json').write_text(config.to_json_best_effort(indent=1) + '\n')

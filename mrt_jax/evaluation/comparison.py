@@ -16,11 +16,13 @@ from mrt_jax.evaluation.report import write_report
 from mrt_jax.evaluation.results_table import results_tables, write_markdown
 from mrt_jax.evaluation.summary import summarize
 from mrt_jax.evaluation.traces import TraceRecord, read_traces, write_traces
+from mrt_jax.policies.json_files import read_json
 from mrt_jax.policies.load import load_policy
 from mrt_jax.sampling.phases import Budget
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.tasks.task import Problem, get_task
+from mrt_jax.training.arms import arm_config
 from mrt_jax.training.objectives import check_config, train
 
 WARM_START = 'warm start'
@@ -172,8 +174,8 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
     the most, with the same seed, train on until they have sampled as many, and are evaluated again.
 
     Args:
-        config: a config of reinforcement learning with `arms`, overrides by name, `baseline`, the
-            name of one of them, and `seeds`.
+        config: a config of reinforcement learning with `arms`, overrides by name, `reference_arm`,
+            the name of one of them, and `seeds`.
         workdir: each run in `runs/ARM-SEED`, each evaluation in `evaluations/`, the report in
             `report/`.
         note: shown on the page, for example the command.
@@ -186,12 +188,12 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
     """
     if not config.arms or not config.seeds:
         raise InputError('a comparison needs at least one entry in arms and one in seeds')
-    if config.baseline not in config.arms:
+    if config.reference_arm not in config.arms:
         raise InputError(
-            f'baseline={config.baseline!r} is none of the arms, {", ".join(config.arms)}'
+            f'reference_arm={config.reference_arm!r} is none of the arms, {", ".join(config.arms)}'
         )
     configs = {
-        (arm, seed): _arm_config(config, arm, seed) for arm in config.arms for seed in config.seeds
+        (arm, seed): arm_config(config, arm, seed) for arm in config.arms for seed in config.seeds
     }
     for arm in config.arms:
         check_config(configs[arm, config.seeds[0]])
@@ -222,21 +224,11 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
                     return None
             results[arm + EQUAL_TOKENS] = _contestant(examination, arm, EQUAL_TOKENS)
     title = f'{config.task}: outcome reward and MRT from one warm start'
-    baseline = config.baseline
+    baseline = config.reference_arm
     references = [
         name for name in (WARM_START, baseline, baseline + EQUAL_TOKENS) if name in results
     ]
     return _report(config, results, references, workdir / 'report', title, note)
-
-
-def _arm_config(config: Any, arm: str, seed: int) -> Any:
-    arm_config = config.copy_and_resolve_references()
-    overrides = arm_config.arms[arm]
-    with arm_config.unlocked():
-        del arm_config.arms, arm_config.baseline, arm_config.seeds, arm_config.equal_tokens
-        # An arm with another objective than its neighbours brings the keys that only it has.
-        arm_config.update({'objective': 'rl', 'seed': seed} | overrides.to_dict())
-    return arm_config
 
 
 def _run_folder(workdir: Path, arm: str, seed: int) -> Path:
@@ -283,6 +275,19 @@ def report_run(config: Any, workdir: Path, note: str = '') -> Path:
     results[TRAINED] = Contestant([trained], [curve])
     references = [WARM_START] if WARM_START in results else []
     return _report(config, results, references, workdir / 'report', f'{config.task}: one run', note)
+
+
+def read_run(workdir: Path) -> Contestant:
+    """What `report_run` has found of a run's own policy.
+
+    Raises:
+        InputError: the run is not finished, or its files are damaged.
+    """
+    seed = read_json(workdir / 'config.json')['seed']
+    file = workdir / 'evaluations' / f'{TRAINED}-{seed}.jsonl'
+    if not file.is_file():
+        raise InputError(f'{file}: no such file: let the run finish')
+    return Contestant([read_traces(file)[TRAINED]], [_read_metrics(workdir)])
 
 
 def _read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,9 @@ import numpy as np
 from mrt_jax.errors import InputError
 from mrt_jax.evaluation.traces import TraceRecord, anytime_tokens
 from mrt_jax.methods.experience import Experience, Proof, Reader, explore, prove, reader_of
+from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.transformer import Transformer
+from mrt_jax.planning.trace_work import proof_work, trace_flops
 from mrt_jax.policies.policy import Policy
 from mrt_jax.sampling.phases import Budget
 from mrt_jax.sampling.processors import SamplingConfig
@@ -117,7 +119,7 @@ def evaluate_policy(
                 max_answer_tokens=budget.max_answer_tokens,
                 sampling=sampling,
             )
-        records += _read_batch(reader, experience, proof, chosen, branches)
+        records += _read_batch(reader, policy.config, experience, proof, chosen, branches)
         if on_batch is not None:
             on_batch(len(records), len(todo))
     return records
@@ -175,15 +177,19 @@ def _trim(experience: Experience, width: int) -> Experience:
 
 def _read_batch(
     reader: Reader,
+    config: ModelConfig,
     experience: Experience,
     proof: Proof,
     rows: Sequence[tuple[Problem, int]],
     branches: int,
 ) -> list[TraceRecord]:
     rollout, episodes = experience.rollout, experience.episodes
-    tokens_BT, lengths_B, prompt_lengths_B, forced_B, ended_B, success_BE = jax.device_get(
+    (
+        tokens_BT, sampled_BT, lengths_B, prompt_lengths_B, forced_B, ended_B, success_BE
+    ) = jax.device_get(
         (
             rollout.tokens_BT,
+            rollout.sampled_BT,
             rollout.lengths_B,
             rollout.prompt_lengths_B,
             rollout.forced_B,
@@ -192,6 +198,7 @@ def _read_batch(
         )
     )
     cut, complete = len(reader.terminals.termination_tokens), len(reader.conclusion_tokens)
+    answered = proof.answered
     records = []
     for row, (problem, sample) in enumerate(rows):
         count = int(episodes.counts_B[row]) + 1
@@ -204,6 +211,14 @@ def _read_batch(
         forced, verdict = bool(forced_B[row]), experience.verdicts[row]
         terminations = [cut] * (count - 1) + [cut if forced else complete]
         prompt_length = int(prompt_lengths_B[row])
+        sampled_tokens = int(sampled_BT[row].sum())
+        branch_tokens_EM = answered.tokens_BEM[row, :count]
+        work = proof_work(
+            config,
+            prefixes=[prompt_length + boundary for boundary in boundaries],
+            texts=terminations,
+            answers=branch_tokens_EM.tolist(),
+        )
         records.append(
             TraceRecord(
                 problem=problem.id,
@@ -224,6 +239,15 @@ def _read_batch(
                 response_tokens=len(tokens),
                 finish_tokens=prompt_length + len(tokens) if ended_B[row] else None,
                 forced=forced,
+                branch_answers=tuple(map(tuple, answered.extracted_BEM[row, :count].tolist())),
+                branch_correct=tuple(map(tuple, answered.correct_BEM[row, :count].tolist())),
+                sampled_tokens=sampled_tokens,
+                prover_tokens=int(branch_tokens_EM.sum()),
+                flops=trace_flops(
+                    config, prompt=prompt_length, response=len(tokens), sampled=sampled_tokens
+                ),
+                prover_flops=work.forked,
+                prover_flops_plain=work.plain,
             )
         )
     return records

@@ -6,7 +6,7 @@ same problems, their paired differences too.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -44,7 +44,6 @@ def bootstrap(
         resamples: number of resamples.
     """
     problems = len(next(iter(statistics.values())).numerator)
-    generator = np.random.default_rng(seed)
 
     def ratios(of: Mapping[tuple[str, ...], Statistic], drawn_RN: np.ndarray) -> np.ndarray:
         top_NK = np.stack([of[path].numerator for path in statistics], axis=1)
@@ -56,24 +55,34 @@ def bootstrap(
         with np.errstate(invalid='ignore'):
             return ratios(statistics, drawn_RN) - (0 if less is None else ratios(less, drawn_RN))
 
-    # Row 0 draws every problem once: the mean itself.
-    parts = [values(np.ones((1, problems)))]
+    draws = draw_problems(problems, seed=seed, resamples=resamples)
+    values_RK = np.concatenate([values(drawn_RN) for drawn_RN in draws])
+    return {
+        path: percentile_interval(values_R)
+        for path, values_R in zip(statistics, values_RK.T, strict=True)
+    }
+
+
+def draw_problems(
+    problems: int, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Iterator[np.ndarray]:
+    """How often each resample draws each problem, in blocks of float64[resamples, problems].
+
+    The first block is one row that draws every problem once: it gives a number itself.
+    """
+    yield np.ones((1, problems))
+    generator = np.random.default_rng(seed)
     together = max(_DRAWS_AT_ONCE // problems, 1)
     for start in range(0, resamples, together):
         rows = min(together, resamples - start)
-        drawn_RN = generator.multinomial(problems, np.full(problems, 1 / problems), rows)
-        parts.append(values(drawn_RN))
-    values_RK = np.concatenate(parts)
-    intervals = {}
-    for path, values_R in zip(statistics, values_RK.T, strict=True):
-        # Resamples without a denominator are infinite: no interpolation, and sorted to the end.
-        low, high = np.quantile(np.sort(values_R[1:]), [0.025, 0.975], method='inverted_cdf')
-        intervals[path] = {
-            'mean': _finite(values_R[0]),
-            'low': _finite(low),
-            'high': _finite(high),
-        }
-    return intervals
+        yield generator.multinomial(problems, np.full(problems, 1 / problems), rows).astype(float)
+
+
+def percentile_interval(values_R: np.ndarray) -> Interval:
+    """The number itself, which comes first, and the middle 95% of its resamples."""
+    # Resamples without a denominator are infinite: no interpolation, and sorted to the end.
+    low, high = np.quantile(np.sort(values_R[1:]), [0.025, 0.975], method='inverted_cdf')
+    return {'mean': _finite(values_R[0]), 'low': _finite(low), 'high': _finite(high)}
 
 
 def _finite(value: float) -> float | None:

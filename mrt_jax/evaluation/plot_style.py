@@ -1,6 +1,7 @@
 """How plots look: two themes, and one line style a policy that survives greyscale printing."""
 
 import dataclasses
+import io
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -79,9 +80,36 @@ def mix_colors(ground: str, color: str, strength: float) -> tuple[float, ...]:
 
 def new_figure(theme: Theme) -> tuple[Figure, Axes]:
     """A figure of the common size with one empty, styled pair of axes."""
-    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor=theme.background, layout='constrained')
+    figure, (axes,) = new_panels(theme, 1)
+    return figure, axes
+
+
+def new_panels(theme: Theme, count: int, height: float = SIZE_INCHES[1]) -> tuple[
+    Figure, list[Axes]
+]:
+    """A figure with panels side by side, at most three in a row, that share their axes.
+
+    Args:
+        theme: light or dark.
+        count: panels.
+        height: inches of a row.
+    """
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    size = (SIZE_INCHES[0] * (1 if columns == 1 else 0.85 * columns), height * rows)
+    figure = Figure(figsize=size, dpi=DPI, facecolor=theme.background, layout='constrained')
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(facecolor=theme.background)
+    panels: list[Axes] = []
+    for place in range(count):
+        first = panels[0] if panels else None
+        axes = figure.add_subplot(rows, columns, place + 1, sharex=first, sharey=first)
+        _style_axes(axes, theme)
+        panels.append(axes)
+    return figure, panels
+
+
+def _style_axes(axes: Axes, theme: Theme) -> None:
+    axes.set_facecolor(theme.background)
     for side in ('top', 'right'):
         axes.spines[side].set_visible(False)
     for side in ('left', 'bottom'):
@@ -90,7 +118,6 @@ def new_figure(theme: Theme) -> tuple[Figure, Axes]:
     axes.tick_params(colors=theme.muted, labelsize=9.5, width=0.8, length=3)
     axes.grid(True, color=theme.grid, linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def label_axes(axes: Axes, theme: Theme, horizontal: str, vertical: str) -> None:
@@ -102,8 +129,9 @@ def label_axes(axes: Axes, theme: Theme, horizontal: str, vertical: str) -> None
 def add_legend(figure: Figure, axes: Axes, theme: Theme, names: Sequence[str]) -> None:
     """Puts the legend above the plot, where it hides no data."""
     handles, _ = axes.get_legend_handles_labels()
-    # As many columns as the figure is wide, at about 16 characters to an inch.
-    columns = max(1, min(len(names), int(70 / (max(map(len, names)) + 6))))
+    # As many columns as the figure is wide, at about 15 characters to an inch.
+    characters = 15 * figure.get_figwidth()
+    columns = max(1, min(len(names), int(characters / (max(map(len, names)) + 6))))
     figure.legend(
         handles,
         list(names),
@@ -117,3 +145,11 @@ def add_legend(figure: Figure, axes: Axes, theme: Theme, names: Sequence[str]) -
         handletextpad=0.6,
         borderaxespad=0.2,
     )
+
+
+def to_png(figure: Figure, theme: Theme) -> bytes:
+    """The figure as PNG data."""
+    buffer = io.BytesIO()
+    # Without the software's version in it, the same numbers give the same file.
+    figure.savefig(buffer, format='png', facecolor=theme.background, metadata={'Software': None})
+    return buffer.getvalue()

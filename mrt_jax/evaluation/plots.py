@@ -4,7 +4,7 @@ All draw one series a policy, in the order given, with 95% intervals as bands. `
 between light and dark ground.
 """
 
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def plot_success(summaries: Summaries, theme: Theme) -> Figure:
             curve['low'],
             curve['high'],
             color=style['color'],
-            alpha=_band_strength(summaries),
+            alpha=band_strength(summaries),
             linewidth=0,
         )
         every = max(1, len(curve['tokens']) // 8)
@@ -48,7 +48,7 @@ def plot_success(summaries: Summaries, theme: Theme) -> Figure:
     label_axes(
         axes, theme, 'tokens spent: prompt, thought and answer', 'Success rate J of the meta-prover'
     )
-    _legend_lines(figure, axes, theme, summaries)
+    add_line_legend(figure, axes, theme, summaries)
     return figure
 
 
@@ -58,10 +58,10 @@ def plot_regret(summaries: Summaries, theme: Theme) -> Figure:
     for index, summary in enumerate(summaries.values()):
         budgets = [int(budget) for budget in summary['normalized_regret']]
         values = list(summary['normalized_regret'].values())
-        _band(axes, budgets, values, index, theme, _band_strength(summaries))
-    _tick_at(axes, sorted({int(b) for s in summaries.values() for b in s['normalized_regret']}))
+        draw_band(axes, budgets, values, index, theme, band_strength(summaries))
+    tick_at(axes, sorted({int(b) for s in summaries.values() for b in s['normalized_regret']}))
     label_axes(axes, theme, 'token budget', 'Normalized regret (lower is better)')
-    _legend_lines(figure, axes, theme, summaries)
+    add_line_legend(figure, axes, theme, summaries)
     return figure
 
 
@@ -74,10 +74,10 @@ def plot_regret_differences(
     for index, numbers in enumerate(differences.values(), 1):
         budgets = [int(budget) for budget in numbers['normalized_regret']]
         values = list(numbers['normalized_regret'].values())
-        _band(axes, budgets, values, index, theme, _band_strength(differences))
-    _tick_at(axes, sorted({int(b) for n in differences.values() for b in n['normalized_regret']}))
+        draw_band(axes, budgets, values, index, theme, band_strength(differences))
+    tick_at(axes, sorted({int(b) for n in differences.values() for b in n['normalized_regret']}))
     label_axes(axes, theme, 'token budget', f'Normalized regret less that of {reference}')
-    _legend_lines(figure, axes, theme, [reference, *differences])
+    add_line_legend(figure, axes, theme, [reference, *differences])
     return figure
 
 
@@ -95,13 +95,13 @@ def plot_votes(summaries: Summaries, measure: str, theme: Theme) -> Figure:
         each = summary['response_tokens']['mean']
         counts = [int(k) for k in summary[measure]]
         values = list(summary[measure].values())
-        _band(
+        draw_band(
             axes,
             [k * each for k in counts],
             values,
             index,
             theme,
-            _band_strength(summaries),
+            band_strength(summaries),
         )
         ticks.update(k * each for k in counts)
         if index and len(summaries) > 3:
@@ -122,12 +122,12 @@ def plot_votes(summaries: Summaries, measure: str, theme: Theme) -> Figure:
     low, high = low / 1.3, high * 1.3
     octaves = np.arange(np.ceil(np.log2(low)), np.floor(np.log2(high)) + 1)
     axes.set_xlim(low, high)
-    _tick_at(axes, [int(2**octave) for octave in octaves])
+    tick_at(axes, [int(2**octave) for octave in octaves])
     axes.margins(y=0.12)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     name = {'pass_at_k': 'pass@k', 'maj_at_k': 'maj@k'}[measure]
     label_axes(axes, theme, 'tokens of k responses', f'{name}, k written at each mark')
-    _legend_lines(figure, axes, theme, summaries)
+    add_line_legend(figure, axes, theme, summaries)
     return figure
 
 
@@ -159,7 +159,7 @@ def plot_lengths(records: Mapping[str, Sequence[TraceRecord]], theme: Theme) -> 
     axes.grid(False, axis='x')
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     label_axes(axes, theme, 'tokens of a response; lines at the means', 'Share of traces')
-    _legend_lines(figure, axes, theme, records)
+    add_line_legend(figure, axes, theme, records)
     return figure
 
 
@@ -214,7 +214,7 @@ def smooth_curve(values: np.ndarray, width: int) -> np.ndarray:
     return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
 
 
-def _band(
+def draw_band(
     axes: Axes,
     x: Sequence[float],
     values: Sequence[Any],
@@ -222,13 +222,17 @@ def _band(
     theme: Theme,
     strength: float,
 ) -> None:
+    """Draws a line with its intervals as a band, in the style of the policy at `index`."""
     style = series_style(index, theme)
-    low, high = [value['low'] for value in values], [value['high'] for value in values]
+    # A number that does not exist is a gap.
+    low, mean, high = (
+        np.array([value[key] for value in values], float) for key in ('low', 'mean', 'high')
+    )
     axes.fill_between(x, low, high, color=style['color'], alpha=strength, linewidth=0)
-    axes.plot(x, [value['mean'] for value in values], **style)
+    axes.plot(x, mean, **style)
 
 
-def _band_strength(series: Sized) -> float:
+def band_strength(series: Sized) -> float:
     """Opacity of the intervals; many on top of each other must stay light."""
     return 0.18 if len(series) <= 3 else 0.09
 
@@ -237,7 +241,9 @@ def _line(style: Mapping[str, Any]) -> dict[str, Any]:
     return {key: style[key] for key in ('color', 'linestyle')}
 
 
-def _tick_at(axes: Axes, positions: Sequence[float]) -> None:
+def tick_at(
+    axes: Axes, positions: Sequence[float], write: Callable[[float], str] = '{:,.0f}'.format
+) -> None:
     """Marks the positions, from the right, as far as their labels do not touch."""
     low, high = np.array(axes.get_xlim())
     place = np.log2 if axes.get_xscale() == 'log' else np.asarray
@@ -248,10 +254,11 @@ def _tick_at(axes: Axes, positions: Sequence[float]) -> None:
             shown.append(position)
     axes.set_xticks(shown)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.0f}'))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
 
 
-def _legend_lines(figure: Figure, axes: Axes, theme: Theme, names: Iterable[str]) -> None:
+def add_line_legend(figure: Figure, axes: Axes, theme: Theme, names: Iterable[str]) -> None:
+    """Names the policies, in their order."""
     for index, name in enumerate(names):
         axes.plot([], [], label=name, **series_style(index, theme))
     add_legend(figure, axes, theme, list(names))

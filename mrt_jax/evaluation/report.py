@@ -1,6 +1,5 @@
 """Writes the report of an evaluation: summary.json, plots, and one self-contained page."""
 
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -9,9 +8,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from mrt_jax.evaluation import plots
+from mrt_jax.evaluation import curve_plots, plots
+from mrt_jax.evaluation.curves import read_curves
+from mrt_jax.evaluation.efficiency import read_efficiencies
 from mrt_jax.evaluation.page import Picture, Table, render_page, series_attributes
-from mrt_jax.evaluation.plot_style import DARK, LIGHT, Theme
+from mrt_jax.evaluation.plot_style import DARK, LIGHT, Theme, to_png
 from mrt_jax.evaluation.summary import compare_policies
 from mrt_jax.evaluation.trace_view import render_examples
 from mrt_jax.evaluation.traces import TraceRecord
@@ -59,6 +60,7 @@ def write_report(
         ]
         for heading, drawings in {
             'Success and regret': _evaluation_drawings(summaries, records, summary),
+            'Accuracy against tokens': _accuracy_drawings(summaries),
             'Training': _training_drawings(training_curves or {}, list(results)),
         }.items()
         if drawings
@@ -108,6 +110,14 @@ def _evaluation_drawings(
             'The same differences problem by problem, which takes out how hard the problems are. '
             'Where a band lies wholly below 0, less regret is more than chance.',
         )
+        drawings['token_efficiency'] = (
+            lambda theme: curve_plots.plot_efficiency(
+                read_efficiencies(comparison['token_efficiency']), comparison['policy'], theme
+            ),
+            f'How many times as many tokens {comparison["policy"]} needs for the accuracy that it '
+            'has in the end: above 1 a policy needs fewer. Arrows mark resamples in which a policy '
+            'never gets as far.',
+        )
     samples = {summary['num_samples'] for summary in summaries.values()}
     if max(samples) > 1:
         drawings['pass_at_k'] = (
@@ -126,6 +136,25 @@ def _evaluation_drawings(
         'budget.',
     )
     return drawings
+
+
+def _accuracy_drawings(summaries: plots.Summaries) -> dict[str, Any]:
+    """A picture a policy, by file name."""
+
+    def draw(name: str) -> Any:
+        curves = {name: read_curves(summaries[name]['accuracy_tokens'])}
+        return lambda theme: curve_plots.plot_accuracy(curves, theme)
+
+    return {
+        f'accuracy_tokens_{index}': (
+            draw(name),
+            f'{name}: k direct answers, k answers at boundaries (from the blue line on), and k '
+            'whole traces, against all tokens that they cost. Thinking pays where the blue line '
+            'lies above votes that cost as much.',
+        )
+        for index, (name, summary) in enumerate(summaries.items())
+        if summary['accuracy_tokens']
+    }
 
 
 def _training_drawings(
@@ -151,13 +180,11 @@ def _training_drawings(
 
 def _draw(path: Path, draw: Any) -> tuple[bytes, bytes]:
     """Draws for light ground, which is also saved to `path`, and for dark."""
-    light, dark = (_to_png(draw(theme), theme) for theme in (LIGHT, DARK))
+    light, dark = (to_png(draw(theme), theme) for theme in (LIGHT, DARK))
     path.write_bytes(light)
     return light, dark
 
 
-def _to_png(figure: Figure, theme: Theme) -> bytes:
-    buffer = io.BytesIO()
-    # Without the software's version in it, the same numbers give the same file.
-    figure.savefig(buffer, format='png', facecolor=theme.background, metadata={'Software': None})
-    return buffer.getvalue()
+def save_figure(path: Path, figure: Figure, theme: Theme) -> None:
+    """Writes a figure as PNG; the same figure gives the same bytes."""
+    path.write_bytes(to_png(figure, theme))

@@ -10,7 +10,6 @@ from mrt_jax.evaluation.seeds import SeedInterval, SeedStatistics, difference, e
 Key = tuple[str, ...]  # of a number in a summary
 
 
-
 def results_tables(
     results: Mapping[str, Any], budgets: Sequence[int], references: Sequence[str]
 ) -> list[Table]:
@@ -22,16 +21,20 @@ def results_tables(
         references: names in `results` with which the others are compared, a table for each.
     """
     statistics = {name: gather(one.seeds, budgets) for name, one in results.items()}
-    measures = {
-        'pass@1': (('pass_at_1',), 3),
-        'tokens per correct answer': (('tokens_per_correct',), 0),
-        f'normalized regret at {max(budgets)} tokens':
-            (('normalized_regret', str(max(budgets))), 3),
-    }
+    measures = headline_measures(max(budgets))
     return [
         _results(results, statistics, measures),
         *(_differences(statistics, measures, reference) for reference in references),
     ]
+
+
+def headline_measures(budget: int) -> dict[str, tuple[Key, int]]:
+    """Path and digits of the numbers in which algorithms are compared, by their names."""
+    return {
+        'pass@1': (('pass_at_1',), 3),
+        'tokens per correct answer': (('tokens_per_correct',), 0),
+        f'normalized regret at {budget} tokens': (('normalized_regret', str(budget)), 3),
+    }
 
 
 def _results(
@@ -45,7 +48,7 @@ def _results(
             name,
             f'{one.updates:.0f}',
             f'{one.sampled_tokens / 1e6:.2f}',
-            *(_text(estimate(statistics[name], path), digits)
+            *(write_estimate(estimate(statistics[name], path), digits)
               for path, digits in measures.values()),
             ' '.join(f'{value:.3f}' for value in estimate(statistics[name], regret).by_seed),
         ]
@@ -71,8 +74,10 @@ def _differences(
         title=f'Less {reference}',
         columns=['policy', *measures],
         rows=[
-            [name, *(_text(difference(own, statistics[reference], path), digits, signed=True)
-                     for path, digits in measures.values())]
+            [name, *(
+                write_estimate(difference(own, statistics[reference], path), digits, signed=True)
+                for path, digits in measures.values()
+            )]
             for name, own in statistics.items() if name != reference
         ],
         caption=f'Differences to {reference} with 95% bootstrap intervals over problems, the same '
@@ -92,7 +97,8 @@ def write_markdown(path: Path, title: str, tables: Sequence[Table], note: str) -
     path.write_text('\n'.join(lines), encoding='utf-8')
 
 
-def _text(interval: SeedInterval, digits: int, *, signed: bool = False) -> str:
+def write_estimate(interval: SeedInterval, digits: int, *, signed: bool = False) -> str:
+    """A number with its interval: `0.631 [0.598, 0.663]`."""
     sign = '+' if signed else ''
     mean, low, high = (
         f'{value:{sign}.{digits}f}' for value in (interval.mean, interval.low, interval.high)

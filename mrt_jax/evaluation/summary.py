@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 
+from mrt_jax.evaluation.curves import accuracy_curves, curve_numbers
+from mrt_jax.evaluation.efficiency import efficiency_numbers, token_efficiency
 from mrt_jax.evaluation.intervals import Interval, Statistic, bootstrap
 from mrt_jax.evaluation.traces import TraceRecord, by_problem, stack_curves
-from mrt_jax.kernels.estimates import maj_at_k, pass_at_k
-from mrt_jax.kernels.regret import normalized_regret
+from mrt_jax.evaluation.votes import cast_ballots, read_record, vote_counts, vote_curve
+from mrt_jax.kernels.estimates import pass_at_k
+from mrt_jax.kernels.regret import finished_regret, normalized_regret
 
 CURVE_POINTS = 65
+COSTS = ('sampled_tokens', 'prover_tokens', 'flops', 'prover_flops', 'prover_flops_plain')
 
 
 def summarize(
@@ -35,7 +39,12 @@ def summarize(
         `progress`: of J at the last boundary less J at the empty prefix (Def. 6.1, summed).
         `forced`: of the share of traces whose thinking budget was spent.
         `normalized_regret`: intervals by budget (MRT section 6.2, forced answers).
+        `normalized_regret_finished`: the same by the answers of traces that end within the budget.
+        `sampled_tokens`, `prover_tokens`, `flops`, `prover_flops`, `prover_flops_plain`: of a
+            trace, where all records have them (see `TraceRecord`).
         `success_curve`: J against tokens spent: lists `tokens`, `mean`, `low`, `high`.
+        `accuracy_tokens`: votes against tokens, see `curves.accuracy_curves`: lists `k`, `tokens`
+            and `accuracy`, intervals, by curve.
 
     Raises:
         ValueError: no records, or problems with unequal numbers of traces.
@@ -55,6 +64,9 @@ def summarize(
             'tokens': curve_grid(budgets).tolist(),
             **{key: [point[key] for point in curve] for key in ('mean', 'low', 'high')},
         },
+        'accuracy_tokens': curve_numbers(
+            accuracy_curves(list(map(read_record, records)), seed=seed)
+        ),
     }
 
 
@@ -97,7 +109,8 @@ def compare_policies(
 
     Returns:
         `policy`, the name of the first, and its numbers as `summarize` gives them; `policies`, the
-        numbers of all by name; `differences`, those of each further policy less the first, by name.
+        numbers of all by name; `differences`, those of each further policy less the first, by name;
+        `token_efficiency`, of each further policy over the first, see `efficiency.Efficiency`.
 
     Raises:
         ValueError: no results, or policies evaluated on different problems or budgets.
@@ -116,6 +129,12 @@ def compare_policies(
             name: paired_differences(records, traces, budgets=first['budgets'], seed=seed)
             for name, (_, traces) in others
         },
+        'token_efficiency': efficiency_numbers(
+            token_efficiency(
+                {name: list(map(read_record, traces)) for name, (_, traces) in results.items()},
+                baseline=reference, seed=seed,
+            )
+        ),
     }
 
 
@@ -152,18 +171,35 @@ def _further_statistics(
     records = [record for traces in groups.values() for record in traces]
     mean = _problem_means(groups)
     samples = _samples_each(groups)
+    counts = vote_counts(samples)
     right_N = [sum(record.correct for record in traces) for traces in groups.values()]
     statistics: dict[tuple[str, ...], Statistic] = {
         ('episodes',): mean([len(record.episodes) for record in records]),
         ('progress',): mean([record.success[-1] - record.success[0] for record in records]),
         ('forced',): mean([record.forced for record in records]),
     }
+    for name in COSTS:
+        if all(getattr(record, name) is not None for record in records):
+            statistics[name,] = mean([getattr(record, name) for record in records])
+    finish_B = np.array([r.finish_tokens or np.inf for r in records], float)
+    finished_BC = finished_regret(
+        finish_B, np.array([r.correct for r in records], float), np.asarray(budgets, float)
+    )
+    for column, budget in enumerate(budgets):
+        statistics['normalized_regret_finished', str(budget)] = mean(finished_BC[:, column])
     ones_N = np.ones(len(groups))
-    for k in vote_counts(samples):
+    maj_NK = np.array(
+        [
+            vote_curve(
+                cast_ballots([t.extracted for t in traces], [t.correct for t in traces]), counts
+            )
+            for traces in groups.values()
+        ]
+    )
+    for column, k in enumerate(counts):
         pass_N = np.array([pass_at_k(samples, right, k) for right in right_N])
-        maj_N = np.array([_maj_at_k(traces, k) for traces in groups.values()])
         statistics['pass_at_k', str(k)] = Statistic(pass_N, ones_N)
-        statistics['maj_at_k', str(k)] = Statistic(maj_N, ones_N)
+        statistics['maj_at_k', str(k)] = Statistic(maj_NK[:, column], ones_N)
     curves_BX = success_curves(records, curve_grid(budgets))
     for column in range(curves_BX.shape[1]):
         statistics['success_curve', str(column)] = mean(curves_BX[:, column])
@@ -197,20 +233,6 @@ def success_curves(records: Sequence[TraceRecord], grid: np.ndarray) -> np.ndarr
 def curve_grid(budgets: Sequence[int]) -> np.ndarray:
     """Tokens at which the success curve is given: evenly from 0 to the largest budget."""
     return np.linspace(0, max(budgets), CURVE_POINTS)
-
-
-def vote_counts(samples: int) -> list[int]:
-    """The k of pass@k and maj@k: powers of two below the number of samples, and that number."""
-    return [2**power for power in range(samples.bit_length()) if 2**power < samples] + [samples]
-
-
-def _maj_at_k(traces: Sequence[TraceRecord], k: int) -> float:
-    """Votes go to the answer extracted; all right ones are one answer, as the checker has them."""
-    answers = [
-        None if trace.extracted is None else ('right' if trace.correct else f'={trace.extracted}')
-        for trace in traces
-    ]
-    return maj_at_k(answers, 'right', k)
 
 
 def _samples_each(groups: Mapping[str, Sequence[TraceRecord]]) -> int:

@@ -40,6 +40,14 @@ class TraceRecord:
         response_tokens: tokens of the response, end-of-sequence token included.
         finish_tokens: prompt and response tokens if the response ended by itself, else None.
         forced: the thinking budget was spent and the termination text forced.
+        branch_answers: the answer that each branch at each boundary gives, None without one. This
+            field and those below are empty or None in files of earlier versions.
+        branch_correct: whether each is right; J is their mean.
+        sampled_tokens: tokens of the response that were drawn from the policy.
+        prover_tokens: tokens drawn in all branches.
+        flops: forward operations of prompt and response, see `planning.trace_work`.
+        prover_flops: of the branches, forked from the trace's cache.
+        prover_flops_plain: of the same answers, each asked for in a request of its own.
     """
 
     problem: str
@@ -59,12 +67,20 @@ class TraceRecord:
     response_tokens: int
     finish_tokens: int | None
     forced: bool
+    branch_answers: tuple[tuple[str | None, ...], ...] = ()
+    branch_correct: tuple[tuple[bool, ...], ...] = ()
+    sampled_tokens: int | None = None
+    prover_tokens: int | None = None
+    flops: float | None = None
+    prover_flops: float | None = None
+    prover_flops_plain: float | None = None
 
     def __post_init__(self) -> None:
         boundaries = len(self.episodes) + 1
-        for name in ('tokens', 'success', 'success_stderr', 'answer_tokens'):
+        later = ('branch_answers', 'branch_correct')
+        for name in ('tokens', 'success', 'success_stderr', 'answer_tokens', *later):
             values = getattr(self, name)
-            if len(values) != boundaries:
+            if len(values) != boundaries and (values or name not in later):
                 raise ValueError(
                     f'{name} of problem {self.problem!r} has {len(values)} entries, but '
                     f'{len(self.episodes)} episodes have {boundaries} boundaries'
@@ -137,10 +153,14 @@ def read_traces(path: str | os.PathLike) -> dict[str, list[TraceRecord]]:
 def _from_json(line: dict[str, Any]) -> TraceRecord:
     fields = {}
     for field in dataclasses.fields(TraceRecord):
-        value = line[field.name]
-        is_answer = field.name == 'answer'
-        fields[field.name] = tuple(value) if isinstance(value, list) and not is_answer else value
+        if field.name in line or field.default is dataclasses.MISSING:
+            value = line[field.name]
+            fields[field.name] = value if field.name == 'answer' else _as_tuples(value)
     return TraceRecord(**fields)
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def by_problem(records: Iterable[TraceRecord]) -> dict[str, list[TraceRecord]]:

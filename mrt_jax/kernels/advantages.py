@@ -65,6 +65,7 @@ def normalising_deviations(
     episodes_BX: jax.Array | None = None,
     *,
     alpha: float,
+    outcome_weight: float = 1.0,
     normalise: str,
     group_size: int,
 ) -> tuple[jax.Array, jax.Array]:
@@ -76,10 +77,10 @@ def normalising_deviations(
         episodes_BX: bool, the episodes that have a credit of their own. It is not centred, so the
             root of its mean square over the group's episodes stands for its deviation. None if
             `progress_BX` is one number a trace, [B, 1], and centred as the outcome is.
-        alpha: weight of progress beside the outcome.
+        alpha, outcome_weight: weights of progress and of the outcome.
         normalise: 'outcome', the outcome by its group's deviation and progress by nothing, as J has
             a scale of its own (for the outcome alone GRPO, arXiv 2402.03300); 'together', both by
-            the deviation of outcome + alpha x progress (the published r', MRT section 3.2);
+            the deviation of their weighted sum (the published r', MRT section 3.2);
             'separate', each by its own (GDPO, arXiv 2601.05242); 'none', neither (Dr. GRPO, arXiv
             2503.20783).
         group_size: G.
@@ -98,10 +99,10 @@ def normalising_deviations(
     if episodes_BX is None:
         progress_B = progress_BX[:, 0]
         own_B = group_deviation(progress_B, group_size)
-        joint_B = group_deviation(outcome_B + alpha * progress_B, group_size)
+        joint_B = group_deviation(outcome_weight * outcome_B + alpha * progress_B, group_size)
     else:
         own_B = _root_mean_square(progress_BX, episodes_BX, group_size)
-        joint_B = jnp.hypot(outcome_deviation_B, alpha * own_B)
+        joint_B = jnp.hypot(outcome_weight * outcome_deviation_B, alpha * own_B)
     if normalise == 'separate':
         return outcome_deviation_B + EPSILON, own_B + EPSILON
     return joint_B + EPSILON, joint_B + EPSILON

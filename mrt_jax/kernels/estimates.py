@@ -54,8 +54,12 @@ def maj_at_k(answers: Sequence[Hashable | None], gold: Hashable, k: int) -> floa
 
 def _draws(rivals: Sequence[int], most: int, silent: int, size: int) -> int:
     """Ways to draw `size` samples from the rivals and the silent, at most `most` of each rival."""
-    ways = [math.comb(silent, i) for i in range(size + 1)]
+    # A rival that cannot exceed the limit is bound by nothing, as the silent are.
+    free = silent + sum(count for count in rivals if count <= most)
+    ways = [math.comb(free, i) for i in range(size + 1)]
     for count in rivals:
+        if count <= most:
+            continue
         added = [math.comb(count, i) for i in range(min(count, most, size) + 1)]
         total = [0] * (size + 1)
         for (i, a), (j, b) in itertools.product(enumerate(ways), enumerate(added)):

@@ -250,8 +250,9 @@ def assign_credit(
     outcome_B, outcome_advantage_B = _outcome(config, outcomes, measured)
     progress_BX, episodes_BX = _progress(config, rewards_B, measured)
     outcome_scale_B, progress_scale_B = normalising_deviations(
-        config.outcome_weight * outcome_B, progress_BX, episodes_BX, alpha=config.alpha,
-        normalise=config.normalise, group_size=config.group_size,
+        outcome_B, progress_BX, episodes_BX, alpha=config.alpha,
+        outcome_weight=config.outcome_weight, normalise=config.normalise,
+        group_size=config.group_size,
     )
     advantage_B = config.outcome_weight * outcome_advantage_B / outcome_scale_B
     advantages_BT = jnp.broadcast_to(advantage_B[:, None], outcomes.sampled_BT.shape)

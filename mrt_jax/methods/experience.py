@@ -124,11 +124,13 @@ class Proof:
         success: J and its standard error at each boundary.
         answer_tokens_BE: float32, mean tokens sampled in an answer; 0 at masked boundaries.
         sampled_tokens: tokens sampled in all branches.
+        answered: the single answers.
     """
 
     success: Success
     answer_tokens_BE: np.ndarray
     sampled_tokens: int
+    answered: 'Answered'
 
 
 def explore(
@@ -224,24 +226,35 @@ def prove(
         again_BE = np.asarray(boundaries_in_doubt(first.mean_BE, mask_BE))
         keys_B = fold_in_each(keys_B, jnp.full(keys_B.shape, _SECOND_ROUND))
         answered.append(ask(again_BE, keys_B, branches=branches))
-    correct_BEM, mask_BEM, tokens_BEM = (
-        np.concatenate(parts, axis=-1)
-        for parts in zip(*map(dataclasses.astuple, answered), strict=True)
+    whole = Answered(
+        **{
+            field.name: np.concatenate([getattr(part, field.name) for part in answered], axis=-1)
+            for field in dataclasses.fields(Answered)
+        }
     )
-    success = success_rate(correct_BEM, mask_BEM)
+    success = success_rate(whole.correct_BEM, whole.mask_BEM)
     counts_BE = np.maximum(np.asarray(success.count_BE), 1)
     return Proof(
         success=success,
-        answer_tokens_BE=(tokens_BEM.sum(-1) / counts_BE).astype(np.float32),
-        sampled_tokens=int(tokens_BEM.sum()),
+        answer_tokens_BE=(whole.tokens_BEM.sum(-1) / counts_BE).astype(np.float32),
+        sampled_tokens=int(whole.tokens_BEM.sum()),
+        answered=whole,
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class _Answered:
-    """Answers of one round: right or not, drawn or not, tokens sampled."""
+class Answered:
+    """Answers of the meta-prover, one by one.
+
+    Attributes:
+        correct_BEM: bool, the answer is right.
+        extracted_BEM: object, the answer found behind the thought, a text; None without one.
+        mask_BEM: bool, the answer was drawn.
+        tokens_BEM: int, tokens sampled.
+    """
 
     correct_BEM: np.ndarray
+    extracted_BEM: np.ndarray
     mask_BEM: np.ndarray
     tokens_BEM: np.ndarray
 
@@ -259,7 +272,7 @@ def _ask(
     max_answer_tokens: int,
     sampling: SamplingConfig,
     common_draws: bool,
-) -> _Answered:
+) -> Answered:
     """Samples and judges answers at some boundaries."""
     rollout, episodes = experience.rollout, experience.episodes
     sampled = prove_branches(
@@ -277,9 +290,10 @@ def _ask(
         sampling=sampling,
         common_draws=common_draws,
     )
-    correct_BEM = _judge_branches(reader, experience, sampled, answers, mask_BE)
-    return _Answered(
+    correct_BEM, extracted_BEM = _judge_branches(reader, experience, sampled, answers, mask_BE)
+    return Answered(
         correct_BEM=correct_BEM,
+        extracted_BEM=extracted_BEM,
         mask_BEM=np.broadcast_to(mask_BE[..., None], correct_BEM.shape),
         tokens_BEM=np.asarray(sampled.sampled_BEMA).sum(-1),
     )
@@ -307,21 +321,23 @@ def _judge_branches(
     sampled: Branches,
     answers: Sequence[Any],
     mask_BE: np.ndarray,
-) -> np.ndarray:
-    """bool[B, E, M]; equal answers at a boundary are judged once."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Right or not, and the answers found, [B, E, M]; equal ones at a boundary are judged once."""
     tokens_BT = np.asarray(experience.rollout.tokens_BT)
     boundaries_BE = np.asarray(experience.episodes.boundaries_BE)
     tokens_BEMA, lengths_BEM = np.asarray(sampled.tokens_BEMA), np.asarray(sampled.lengths_BEM)
     correct_BEM = np.zeros(lengths_BEM.shape, bool)
+    extracted_BEM = np.full(lengths_BEM.shape, None, object)
     for row, column in zip(*np.nonzero(mask_BE), strict=True):
         prefix = tokens_BT[row, : boundaries_BE[row, column]].tolist()
-        known: dict[tuple[int, ...], bool] = {}
+        known: dict[tuple[int, ...], Verdict] = {}
         for branch, length in enumerate(lengths_BEM[row, column]):
             answer = tuple(tokens_BEMA[row, column, branch, :length].tolist())
             if answer not in known:
-                known[answer] = reader.judge([*prefix, *answer], answers[row]).correct
-            correct_BEM[row, column, branch] = known[answer]
-    return correct_BEM
+                known[answer] = reader.judge([*prefix, *answer], answers[row])
+            correct_BEM[row, column, branch] = known[answer].correct
+            extracted_BEM[row, column, branch] = known[answer].extracted
+    return correct_BEM, extracted_BEM
 
 
 def spent_tokens(reader: Reader, experience: Experience, proof: Proof) -> np.ndarray:

@@ -5,8 +5,13 @@ optimiser state, each read or written as often as it must be; activations are le
 """
 
 import dataclasses
+from typing import TypeVar
+
+import numpy as np
 
 from mrt_jax.models.config import ModelConfig
+
+Count = TypeVar('Count', float, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +50,7 @@ def head_params(config: ModelConfig) -> int:
     return config.width * config.vocab_size
 
 
-def attention_flops(config: ModelConfig, queries_and_keys: float) -> float:
+def attention_flops(config: ModelConfig, queries_and_keys: Count) -> Count:
     """Scores and weighted values of so many pairs of a query and a key that it sees."""
     return 4 * config.num_layers * config.num_heads * config.head_width * queries_and_keys
 

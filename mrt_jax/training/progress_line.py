@@ -68,12 +68,12 @@ class ProgressLine:
         if last > first and last_time > first_time:
             seconds = (last_time - first_time) / (last - first)
             rate = f'{1 / seconds:.1f} steps/s' if seconds < 1 else f'{seconds:.1f} s/step'
-            parts += [rate, f'{_duration((self._total - step) * seconds)} left']
+            parts += [rate, f'{write_duration((self._total - step) * seconds)} left']
         parts += [f'{name} {metrics[name]:.4g}' for name in self._shown if name in metrics]
         return ' | '.join(parts)
 
 
-def _duration(seconds: float) -> str:
+def write_duration(seconds: float) -> str:
     """m:ss, or h:mm:ss from an hour on."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

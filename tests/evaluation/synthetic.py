@@ -27,6 +27,16 @@ def make_record(problem='p0', sample=0, success=(0.0, 1.0), *, tokens=None, **ch
         response_tokens=int(tokens[-1]),
         finish_tokens=int(tokens[-1]) + 4,
         forced=False,
+        # Wrong answers are of two kinds.
+        branch_answers=tuple(
+            tuple('1+2' if i < round(8 * j) else f'{i % 2}' for i in range(8)) for j in success
+        ),
+        branch_correct=tuple(tuple(i < round(8 * j) for i in range(8)) for j in success),
+        sampled_tokens=int(tokens[-1]) - 2,
+        prover_tokens=24 * len(success),
+        flops=1e6 * tokens[-1],
+        prover_flops=2e6 * len(success),
+        prover_flops_plain=8e6 * len(success),
     )
     return TraceRecord(**(fields | changes))
 

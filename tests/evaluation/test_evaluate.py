@@ -6,6 +6,7 @@ import pytest
 from mrt_jax.errors import InputError
 from mrt_jax.evaluation.evaluate import evaluate_policy, even_budgets, full_budget
 from mrt_jax.evaluation.summary import summarize
+from mrt_jax.planning.trace_work import trace_flops
 from mrt_jax.sampling.phases import Budget
 from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.tasks.task import Verdict, get_task
@@ -75,6 +76,32 @@ def test_records_are_consistent(records, policy, task, problems):
         assert record.success_stderr == pytest.approx(stderr)
         assert record.finish_tokens is None or record.finish_tokens > record.response_tokens
         assert record.prompt.endswith(f'Target: {problem.answer["target"]}')
+
+
+def test_every_branch_is_recorded(records, task, problems):
+    assert len({answer for r in records for some in r.branch_answers for answer in some}) > 5
+    for record in records:
+        assert {len(some) for some in record.branch_answers} == {4}
+        assert record.success == tuple(sum(right) / 4 for right in record.branch_correct)
+        # The checker of this task finds the length of an answer right or wrong.
+        for answers, rights in zip(record.branch_answers, record.branch_correct, strict=True):
+            assert all(answer is None or isinstance(answer, str) for answer in answers)
+            assert all(isinstance(right, bool) for right in rights)
+        assert record.prover_tokens == round(4 * sum(record.answer_tokens))
+
+
+def test_costs_are_counted(records, policy, problems):
+    termination = len(policy.tokenizer.encode('</think>\nAnswer: '))
+    for record in records:
+        forced = termination if record.forced else 0
+        assert record.sampled_tokens == record.response_tokens - forced
+        assert 0 < record.prover_flops < record.prover_flops_plain / 2
+    record = records[0]
+    prompt = len(policy.encode_messages(problems[0].messages))
+    assert record.flops == trace_flops(
+        policy.config, prompt=prompt, response=record.response_tokens,
+        sampled=record.sampled_tokens,
+    )
 
 
 def test_tokens_spent_count_prompt_prefix_termination_and_answer(records, policy, problems):

@@ -101,7 +101,7 @@ def test_text_is_escaped(html):
 def test_images_have_captions_and_two_grounds(html):
     page = Page(html)
     assert page.tags.count('figure') == page.tags.count('figcaption') == page.tags.count('source')
-    assert page.tags.count('figure') == 6 + 2
+    assert page.tags.count('figure') == 7 + 2 + 2  # Two policies, and two metrics of training.
 
 
 def test_plots_are_written_as_png(folder):
@@ -110,6 +110,9 @@ def test_plots_are_written_as_png(folder):
         'success',
         'regret',
         'regret_difference',
+        'token_efficiency',
+        'accuracy_tokens_0',
+        'accuracy_tokens_1',
         'pass_at_k',
         'maj_at_k',
         'response_tokens',

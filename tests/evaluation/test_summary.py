@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,6 @@ from mrt_jax.evaluation.summary import (
     paired_differences,
     success_curves,
     summarize,
-    vote_counts,
 )
 from tests.evaluation.synthetic import make_record, make_records
 
@@ -55,6 +55,30 @@ def test_numbers_are_those_computed_by_hand(summary):
     assert list(means(summary['normalized_regret']).values()) == pytest.approx(regret)
 
 
+def test_both_estimators_of_regret_and_what_a_trace_costs(summary):
+    # Finished: a0 right from 24 on; a1 and b0 wrong; b1 right from 44 on.
+    assert means(summary['normalized_regret_finished']) == pytest.approx(
+        {'20': 1.0, '40': 1 - (16 / 40) / 4}
+    )
+    tokens = np.array([20, 20, 20, 40])
+    assert summary['sampled_tokens']['mean'] == pytest.approx((tokens - 2).mean())
+    assert summary['flops']['mean'] == pytest.approx(1e6 * tokens.mean())
+    boundaries = np.array([2, 2, 2, 3]).mean()
+    assert summary['prover_tokens']['mean'] == pytest.approx(24 * boundaries)
+    assert summary['prover_flops']['mean'] == pytest.approx(2e6 * boundaries)
+    assert summary['prover_flops_plain']['mean'] == pytest.approx(8e6 * boundaries)
+    older = [dataclasses.replace(record, flops=None) for record in HAND]
+    assert 'flops' not in summarize(older, budgets=[20])
+
+
+def test_votes_of_whole_traces_are_those_of_the_summary(summary):
+    whole = summary['accuracy_tokens']['whole traces, maj@k']
+    assert whole['accuracy'] == list(summary['maj_at_k'].values())
+    assert whole['tokens'] == pytest.approx([25, 50])
+    older = [dataclasses.replace(r, branch_answers=(), branch_correct=()) for r in HAND]
+    assert list(summarize(older, budgets=[20])['accuracy_tokens']) == ['whole traces, maj@k']
+
+
 def test_the_area_over_the_success_curve_is_the_regret(summary):
     curve = summary['success_curve']
     assert curve['tokens'][0] == 0 and curve['tokens'][-1] == 40
@@ -81,12 +105,6 @@ def test_the_order_of_records_does_not_matter():
     )
 
 
-def test_the_k_of_votes_are_powers_of_two_and_all():
-    assert vote_counts(1) == [1]
-    assert vote_counts(8) == [1, 2, 4, 8]
-    assert vote_counts(6) == [1, 2, 4, 6]
-
-
 def test_differences_of_a_policy_to_itself_are_zero():
     differences = paired_differences(HAND, HAND[::-1], budgets=[40])
     for name in ('pass_at_1', 'response_tokens', 'tokens_per_correct'):
@@ -107,6 +125,12 @@ def test_differences_are_other_less_reference():
     difference = summary['differences']['after']['normalized_regret']['70']
     assert difference['mean'] == pytest.approx(regret[1] - regret[0])
     assert difference['high'] < 0
+    # The second policy has the first one's final J long before.
+    efficiency = summary['token_efficiency']['after']['success']
+    assert efficiency['ratio']['low'] > 1
+    assert efficiency['accuracy']['mean'] == pytest.approx(
+        np.mean([record.success[-1] for record in before])
+    )
 
 
 def test_what_cannot_be_summarised_is_refused():

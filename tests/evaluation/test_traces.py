@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -41,6 +42,20 @@ def test_lines_hold_what_the_commands_read(tmp_path):
     assert line['answer'] == {'numbers': [1, 2], 'target': 3}
 
 
+def test_files_of_earlier_versions_are_read(tmp_path):
+    record = make_record()
+    write_traces(tmp_path / 'traces.jsonl', {'a': [record]})
+    line = json.loads((tmp_path / 'traces.jsonl').read_text('utf-8'))
+    costs = ('sampled_tokens', 'prover_tokens', 'flops', 'prover_flops', 'prover_flops_plain')
+    for name in ('branch_answers', 'branch_correct', *costs):
+        del line[name]
+    (tmp_path / 'older.jsonl').write_text(json.dumps(line) + '\n')
+    expected = dataclasses.replace(
+        record, branch_answers=(), branch_correct=(), **dict.fromkeys(costs)
+    )
+    assert read_traces(tmp_path / 'older.jsonl') == {'a': [expected]}
+
+
 @pytest.mark.parametrize('text', ['{"policy": "a"}', '[]', 'no json'])
 def test_errors_name_the_line(tmp_path, text):
     write_traces(tmp_path / 'traces.jsonl', {'a': make_records(1, 2)})
@@ -53,6 +68,8 @@ def test_errors_name_the_line(tmp_path, text):
 def test_curves_must_fit_the_episodes():
     with pytest.raises(ValueError, match='2 boundaries'):
         make_record(success_stderr=(0.0,))
+    with pytest.raises(ValueError, match='branch_correct of problem .* has 1 entries'):
+        make_record(branch_correct=((True,),))
     with pytest.raises(ValueError, match='do not increase'):
         make_record(tokens=(10.0, 10.0))
 

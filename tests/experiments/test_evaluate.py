@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
+from experiments import cli
 from experiments.contestants import read_contestants, shared_settings
 from experiments.evaluate import (
     choose_budget,
     evaluate,
-    make_folder,
     progress_line,
     read_budgets,
     read_problems,
@@ -166,7 +166,7 @@ def test_bad_input_is_named(small_task, workdir, tmp_path):
         read_problems(small_task, 'dev', 1)
     (tmp_path / 'file').write_text('')
     with pytest.raises(InputError, match='--output'):
-        make_folder(tmp_path / 'file' / 'report')
+        cli.make_folder(tmp_path / 'file' / 'report')
 
 
 def test_too_long_a_thought_is_refused_before_anything_runs(policy_folder, small_task, tmp_path):

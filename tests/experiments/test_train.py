@@ -52,6 +52,8 @@ def test_faulty_command_lines(start, tmp_path):
         'unknown key': (['--config.alfa=1'], {}, 'alfa'),
         'wrong type': (['--config.num_steps=many'], {}, 'many'),
         'no such variant': ([], {'variant': 'mtr'}, 'mtr'),
+        'key without effect': (
+            ['--config.length_penalty_weight=0.1'], {}, 'length_penalty_weight has no effect'),
         'budget beyond the context': (
             ['--config.max_thinking_tokens=5000'], {}, 'max_thinking_tokens=5000'),
         'group of one': (['--config.group_size=1'], {}, 'group_size'),

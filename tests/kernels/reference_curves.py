@@ -42,3 +42,34 @@ def published_regret(tokens: Sequence[float], success: Sequence[float], budget: 
         for (left, low), (right, high) in zip(points, points[1:], strict=False)
     )
     return 1 - area / budget
+
+
+def stop_or_go_on(
+    costs: Sequence[float], votes: Sequence[float], end: float, after: float
+) -> tuple[float, float]:
+    """Areas by trapezoids between all points and the crossings, which are found one by one."""
+    stop = lambda x: float(np.interp(x, costs, votes))  # noqa: E731
+    go_on = lambda x: float(np.interp(x, [costs[0], end], [votes[0], after]))  # noqa: E731
+    knots = [x for x in costs if x < end] + [end]
+    crossings = []
+    for left, right in zip(knots, knots[1:], strict=False):
+        before, behind = stop(left) - go_on(left), stop(right) - go_on(right)
+        if before * behind < 0:
+            crossings.append(left + (right - left) * before / (before - behind))
+    knots = sorted([*knots, *crossings])
+    best = float(np.trapezoid([max(stop(x), go_on(x)) for x in knots], knots))
+    return best - float(np.trapezoid([go_on(x) for x in knots], knots)), best
+
+
+def published_episode_regret(votes: Sequence[Sequence[float]], budget: int) -> float:
+    """The notebook's loop over boundaries, as MRT section 6.3 tells it."""
+    lost = total = 0.0
+    for i in range(min(len(votes) - 1, budget)):
+        v1, v2, v4, v8 = votes[i]
+        slope = (votes[i + 1][0] - v1) / 5
+        go_on = [v1, v1 + slope, v1 + 3 * slope, votes[i + 1][0]]
+        best = [max(pair) for pair in zip([v1, v2, v4, (v4 + v8) / 2], go_on, strict=True)]
+        widths = (1, 2, 2)
+        area = lambda y: sum(w * (y[j] + y[j + 1]) / 2 for j, w in enumerate(widths))  # noqa: E731,B023
+        lost, total = lost + area(best) - area(go_on), total + area(best)
+    return lost / total if total else float('nan')

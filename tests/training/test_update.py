@@ -157,7 +157,8 @@ def test_loss_and_metrics_equal_the_reference(aggregation, reference, ratio):
         ratio=ratio,
     )
     for name, value in expected.items():
-        np.testing.assert_allclose(metrics[name], value, rtol=2e-5, err_msg=name)
+        # A loss near 0 is a sum of terms of about 1, in float32.
+        np.testing.assert_allclose(metrics[name], value, rtol=2e-5, atol=1e-7, err_msg=name)
     assert (0 < expected['clip_fraction'] < 1) == (ratio == 'token')
     assert ('kl_to_reference' in metrics) == reference
 
