@@ -1,8 +1,8 @@
 """A reasoning process so small that all its traces can be listed, so every expectation is exact.
 
 Tokens of a thought move between three states (`u` up, `d` down), open an episode (`|`) or end the
-thought (`.`, sampled, or put by force behind four tokens). Then comes the answer: `g` is right, `x`
-and `y` are not. Each token is drawn from a softmax of its state's row of theta_SV: over the first
+thought (`.`, sampled, or put by force behind three tokens). Then comes the answer: `g` is right,
+`x` and `y` are not. Each token is drawn from a softmax of its state's row of theta_SV: over the first
 four columns within the thought, over the last three for the answer. The meta-prover answers from
 the state at a boundary with the same columns, so J there is the chance of `g`.
 
@@ -24,7 +24,7 @@ from mrt_jax.training.objective import ObjectiveConfig, UpdateBatch, policy_loss
 TEXTS = 'ud|.gxy'
 UP, DOWN, OPEN, STOP, GOLD, *_WRONG = range(len(TEXTS))
 MOVES, ANSWERS = slice(UP, GOLD), slice(GOLD, None)
-STATES, LONGEST = 3, 4
+STATES, LONGEST = 3, 3
 MARKERS, WINDOWS = AttemptMarkers('|'), TokenWindows(2)
 DRAWS = 10_000
 
