@@ -2,9 +2,9 @@
 
 Tokens of a thought move between three states (`u` up, `d` down), open an episode (`|`) or end the
 thought (`.`, sampled, or put by force behind three tokens). Then comes the answer: `g` is right,
-`x` and `y` are not. Each token is drawn from a softmax of its state's row of theta_SV: over the first
-four columns within the thought, over the last three for the answer. The meta-prover answers from
-the state at a boundary with the same columns, so J there is the chance of `g`.
+`x` and `y` are not. Each token is drawn from a softmax of its state's row of theta_SV: over the
+first four columns within the thought, over the last three for the answer. The meta-prover answers
+from the state at a boundary with the same columns, so J there is the chance of `g`.
 
 Letters beside those of `mrt_jax/__init__.py`: Z traces of the list, X terms of an objective, N
 draws.
@@ -42,7 +42,7 @@ class Process:
         boundaries_ZE, mask_ZE: the episodes, by `segment`.
         success_ZE: float64, J at each boundary; 0 off the mask.
         rewards_Z: 1 for the answer `g`, else 0.
-        stopped_Z: bool, `.` was put by force before any thought: only of `make_fork`.
+        stopped_Z: bool, `.` was put by force before any thought; only with `fork`.
         chances_Z: float64, probability of each trace among those that are stopped, or are not.
     """
 
@@ -68,7 +68,9 @@ class Process:
         table_SV = log_table(theta_SV)
         return np.where(self.sampled_ZT, table_SV[self.states_ZT, self.tokens_ZT], 0)
 
-    def expectation(self, theta_SV: np.ndarray, values_ZX: np.ndarray, varied_ZXT: np.ndarray):
+    def expectation(
+        self, theta_SV: np.ndarray, values_ZX: np.ndarray, varied_ZXT: np.ndarray | bool = True
+    ) -> float:
         """Sum over terms of the value, where the tokens `varied` come from theta.
 
         The other tokens come from the process's own policy, pi_old; values do not depend on theta.

@@ -104,10 +104,9 @@ def test_tokens_averaged_over_the_group(process):
 
 def test_pass_at_k(process):
     """1 / k x the gradient of 1 - (1 - E_{z ~ pi}[r(z)])^k: pass@k of k fresh traces."""
-    every_Z11 = np.ones((len(process.rewards_Z), 1, 1), bool)
 
     def pass_at_k(theta_SV, k):
-        return 1 - (1 - process.expectation(theta_SV, process.rewards_Z[:, None], every_Z11)) ** k
+        return 1 - (1 - process.expectation(theta_SV, process.rewards_Z[:, None])) ** k
 
     def expected(size):
         k = size - 1
@@ -120,11 +119,10 @@ def test_pass_at_k(process):
 def test_maj_at_k(process):
     """1 / k x the gradient of maj@k: the chance that k fresh traces vote for the right answer."""
     answers_Z = process.tokens_ZT[np.arange(len(process.ends_Z)), process.ends_Z + 1] - GOLD
-    every_Z11 = np.ones((len(answers_Z), 1, 1), bool)
 
     def maj_at_k(theta_SV, k):
         chances = [
-            process.expectation(theta_SV, np.float64(answers_Z == answer)[:, None], every_Z11)
+            process.expectation(theta_SV, np.float64(answers_Z == answer)[:, None])
             for answer in range(3)
         ]
         total = 0.0
