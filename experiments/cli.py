@@ -90,6 +90,19 @@ def validating(what: str) -> Iterator[None]:
         raise InputError(f'{what}: {error}') from error
 
 
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Says in front of the library's InputError what it is about.
+
+    Args:
+        what: flag with its value.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f'{what}: {error}') from error
+
+
 def mesh_axes(text: str) -> dict[str, int]:
     """Reads the flag --mesh: sizes by axis name, for `make_mesh`.
 

@@ -38,7 +38,7 @@ def read_contestants(paths: Sequence[str], names: Sequence[str] = ()) -> list[Co
     """
     if names and len(names) != len(paths):
         raise InputError(f'--names has {len(names)} names for {len(paths)} policies')
-    names = names or _folder_names([Path(path) for path in paths])
+    names = names or folder_names([Path(path) for path in paths], '--policy')
     if len(set(names)) < len(names):
         raise InputError(f'--names={",".join(names)}: names must be different')
     return [_read_contestant(Path(path), name) for path, name in zip(paths, names, strict=True)]
@@ -64,6 +64,21 @@ def shared_settings(
     return settings
 
 
+def training_settings(contestants: Sequence[Contestant], **given: int | None) -> dict[str, Any]:
+    """Settings given, else those of the runs; the thinking budget must be among them.
+
+    Raises:
+        InputError: nothing tells the budget that the policies were trained with.
+    """
+    settings = shared_settings(contestants, **given)
+    if settings['max_thinking_tokens'] is None:
+        raise InputError(
+            f'--policy={contestants[0].folder}: a policy folder does not tell the budget that it '
+            'was trained with: give --max_thinking_tokens'
+        )
+    return settings
+
+
 def _read_contestant(path: Path, name: str) -> Contestant:
     if not (path / 'policy' / 'config.json').is_file():
         if (path / 'checkpoints').is_dir():
@@ -80,11 +95,15 @@ def _read_contestant(path: Path, name: str) -> Contestant:
         raise InputError(f'{path}: config.json or metrics.jsonl is not JSON: {error}') from error
 
 
-def _folder_names(paths: Sequence[Path]) -> list[str]:
-    """Last parts of the paths, as many as it takes to tell them apart."""
+def folder_names(paths: Sequence[Path], flag: str) -> list[str]:
+    """Last parts of the paths, as many as it takes to tell them apart.
+
+    Raises:
+        InputError: two are the same folder; names the flag.
+    """
     paths = [path.resolve() for path in paths]
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         names = ['/'.join(path.parts[-depth:]) for path in paths]
         if len(set(names)) == len(names):
             return names
-    raise InputError('--policy names the same folder twice')
+    raise InputError(f'{flag} names the same folder twice')

@@ -40,6 +40,18 @@ MAX_BOUNDARIES = 16
 
 def define_flags() -> None:
     """Flags of the command."""
+    define_shared_flags()
+    define_boundaries_flag()
+    flags.DEFINE_list(
+        'budgets',
+        [],
+        'Token budgets of the normalized regret, prompt included. By default eight even steps to '
+        'the full budget: longest prompt, thought, termination text and answer.',
+    )
+
+
+def define_shared_flags() -> None:
+    """Flags of all commands that evaluate policies."""
     flags.DEFINE_multi_string(
         'policy', None, 'Policy folder, or workdir of a finished run. Repeatable.', required=True
     )
@@ -51,12 +63,6 @@ def define_flags() -> None:
     flags.DEFINE_integer('num_samples', 4, 'Traces of each problem.', lower_bound=1)
     flags.DEFINE_integer(
         'branches', 8, "The meta-prover's answers at each boundary.", lower_bound=1
-    )
-    flags.DEFINE_list(
-        'budgets',
-        [],
-        'Token budgets of the normalized regret, prompt included. By default eight even steps to '
-        'the full budget: longest prompt, thought, termination text and answer.',
     )
     flags.DEFINE_integer(
         'max_thinking_tokens',
@@ -71,12 +77,6 @@ def define_flags() -> None:
         f'{MOST_ANSWER_TOKENS}.',
         lower_bound=1,
     )
-    flags.DEFINE_integer(
-        'max_boundaries',
-        None,
-        f"Most episodes told apart. By default the run's, else {MAX_BOUNDARIES}.",
-        lower_bound=1,
-    )
     flags.DEFINE_float('temperature', 1.0, 'Logits are divided by it; 0 is greedy decoding.')
     flags.DEFINE_integer('top_k', 0, 'Keep the k most likely tokens; 0 keeps all.')
     flags.DEFINE_float('top_p', 1.0, 'Keep the most likely tokens that make up this probability.')
@@ -88,6 +88,16 @@ def define_flags() -> None:
     flags.DEFINE_string('mesh', '', cli.MESH_HELP)
     flags.DEFINE_enum(
         'dtype', 'float32', ['float32', 'bfloat16'], 'Type of parameters and activations.'
+    )
+
+
+def define_boundaries_flag() -> None:
+    """Flag of the commands that tell episodes apart."""
+    flags.DEFINE_integer(
+        'max_boundaries',
+        None,
+        f"Most episodes told apart. By default the run's, else {MAX_BOUNDARIES}.",
+        lower_bound=1,
     )
 
 
@@ -169,11 +179,9 @@ def evaluate(
     budget, full = None, 0
     for contestant in contestants:
         _, policy, _ = cli.load(str(contestant.folder), mesh_axes, dtype, need_tokenizer=True)
-        try:
+        with cli.naming(f'--policy={contestant.folder}'):
             budget = budget or choose_budget(policy, task, problems, settings)
             full = max(full, full_budget(policy, task, problems, budget))
-        except InputError as error:
-            raise InputError(f'--policy={contestant.folder}: {error}') from error
         del policy
     assert budget is not None
     budgets = list(budgets) or even_budgets(full)
@@ -259,7 +267,9 @@ def choose_budget(
     return Budget(thought, answer)
 
 
-def progress_line(name: str, seconds: float = 1.0) -> Callable[[int, int], None]:
+def progress_line(
+    name: str, seconds: float = 1.0, what: str = 'traces'
+) -> Callable[[int, int], None]:
     """Reports traces done and time left on stderr, at most once in `seconds`."""
     start = last = time.monotonic()
 
@@ -271,7 +281,7 @@ def progress_line(name: str, seconds: float = 1.0) -> Callable[[int, int], None]
         last = now
         left = (now - start) / done * (total - done)
         over = '\n' if done == total or not sys.stderr.isatty() else '\r'
-        line = f'{name}: {done:,} of {total:,} traces, {left:,.0f} s left'
+        line = f'{name}: {done:,} of {total:,} {what}, {left:,.0f} s left'
         print(f'{line:<60}', end=over, file=sys.stderr, flush=True)
 
     return report

@@ -1,10 +1,10 @@
 """A reasoning process so small that all its traces can be listed, so every expectation is exact.
 
 Tokens of a thought move between three states (`u` up, `d` down), open an episode (`|`) or end the
-thought (`.`, sampled, or put by force behind four tokens). Then comes the answer: `g` is right, `x`
-and `y` are not. Each token is drawn from a softmax of its state's row of theta_SV: over the first
-four columns within the thought, over the last three for the answer. The meta-prover answers from
-the state at a boundary with the same columns, so J there is the chance of `g`.
+thought (`.`, sampled, or put by force behind three tokens). Then comes the answer: `g` is right,
+`x` and `y` are not. Each token is drawn from a softmax of its state's row of theta_SV: over the
+first four columns within the thought, over the last three for the answer. The meta-prover answers
+from the state at a boundary with the same columns, so J there is the chance of `g`.
 
 Letters beside those of `mrt_jax/__init__.py`: Z traces of the list, X terms of an objective, N
 draws.
@@ -18,17 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrt_jax.kernels.episodes import AttemptMarkers, EpisodeRule, TokenBytes, TokenWindows, segment
-from mrt_jax.kernels.surrogate import clipped_surrogate, token_weights
+from mrt_jax.kernels.surrogate import token_weights
+from mrt_jax.training.objective import ObjectiveConfig, UpdateBatch, policy_loss
 
 TEXTS = 'ud|.gxy'
 UP, DOWN, OPEN, STOP, GOLD, *_WRONG = range(len(TEXTS))
 MOVES, ANSWERS = slice(UP, GOLD), slice(GOLD, None)
-STATES, LONGEST = 3, 4
+STATES, LONGEST = 3, 3
 MARKERS, WINDOWS = AttemptMarkers('|'), TokenWindows(2)
 DRAWS = 10_000
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Process:
     """A policy with the list of its traces.
 
@@ -41,7 +42,8 @@ class Process:
         boundaries_ZE, mask_ZE: the episodes, by `segment`.
         success_ZE: float64, J at each boundary; 0 off the mask.
         rewards_Z: 1 for the answer `g`, else 0.
-        chances_Z: float64, probability of each trace; they add up to 1.
+        stopped_Z: bool, `.` was put by force before any thought; only with `fork`.
+        chances_Z: float64, probability of each trace among those that are stopped, or are not.
     """
 
     theta_SV: np.ndarray
@@ -53,6 +55,7 @@ class Process:
     mask_ZE: np.ndarray
     success_ZE: np.ndarray
     rewards_Z: np.ndarray
+    stopped_Z: np.ndarray
     chances_Z: np.ndarray
 
     @property
@@ -65,7 +68,9 @@ class Process:
         table_SV = log_table(theta_SV)
         return np.where(self.sampled_ZT, table_SV[self.states_ZT, self.tokens_ZT], 0)
 
-    def expectation(self, theta_SV: np.ndarray, values_ZX: np.ndarray, varied_ZXT: np.ndarray):
+    def expectation(
+        self, theta_SV: np.ndarray, values_ZX: np.ndarray, varied_ZXT: np.ndarray | bool = True
+    ) -> float:
         """Sum over terms of the value, where the tokens `varied` come from theta.
 
         The other tokens come from the process's own policy, pi_old; values do not depend on theta.
@@ -80,9 +85,13 @@ class Process:
             lambda theta_SV: self.expectation(theta_SV, values_ZX, varied_ZXT), self.theta_SV
         )
 
-    def draw(self, rng: np.random.Generator, group_size: int = 1) -> np.ndarray:
-        """Traces of DRAWS groups, numbers in the list: [N x G]."""
-        return rng.choice(len(self.chances_Z), DRAWS * group_size, p=self.chances_Z)
+    def draw(self, rng: np.random.Generator, group_size: int = 1, stopped: int = 0) -> np.ndarray:
+        """Traces of DRAWS groups, the last `stopped` of each such: numbers [N, G]."""
+        kinds = [self.chances_Z * (self.stopped_Z == stops) for stops in (False, True)]
+        return np.concatenate([
+            rng.choice(len(self.chances_Z), (DRAWS, rows), p=chances_Z)
+            for rows, chances_Z in zip((group_size - stopped, stopped), kinds, strict=True) if rows
+        ], axis=1)  # fmt: skip
 
     def ask(self, rng: np.random.Generator, drawn_B: np.ndarray, branches: int) -> np.ndarray:
         """Answers of the meta-prover at the boundaries of drawn traces: bool[B, E, M]."""
@@ -90,24 +99,38 @@ class Process:
         return rng.random((*success_BE1.shape[:2], branches)) < success_BE1
 
 
-def make_process(rule: EpisodeRule = MARKERS, *, stops: bool = True, seed: int = 0) -> Process:
-    """The process under a random policy; without `stops` thoughts never end by themselves."""
+def make_process(
+    rule: EpisodeRule = MARKERS, *, stops: bool = True, start: int = 0, fork: bool = False,
+    seed: int = 0,
+) -> Process:
+    """The process under a random policy.
+
+    Args:
+        rule: what an episode is.
+        stops: whether thoughts may end by themselves.
+        start: the state that traces begin in.
+        fork: adds, at the end of the list, the traces that are stopped at once, so that only their
+            answers are sampled: the groups of MRT (RL).
+        seed: of the policy.
+    """
     theta_SV = np.random.default_rng(seed).normal(0, 0.8, (STATES, len(TEXTS)))
     if not stops:
         theta_SV[:, STOP] = -60.0  # As good as never: e^-60 is below what float64 adds to 1.
     thoughts = [
         thought for size in range(LONGEST + 1)
         for thought in itertools.product((UP, DOWN, OPEN), repeat=size)
-    ]
+    ] + [()] * fork
     traces = [(*thought, STOP, answer) for thought in thoughts for answer in (GOLD, *_WRONG)]
     slots = LONGEST + 2
     tokens_ZT = np.array([(*trace, *[0] * (slots - len(trace))) for trace in traces], np.int32)
     lengths_Z = np.array([len(trace) for trace in traces])
     ends_Z = lengths_Z - 2
+    stopped_Z = np.arange(len(traces)) >= len(traces) - fork * (1 + len(_WRONG))
     places_T = np.arange(slots)
-    forced_ZT = (places_T == ends_Z[:, None]) & (ends_Z[:, None] == LONGEST)
+    forced_Z = (ends_Z == LONGEST) | stopped_Z
+    forced_ZT = (places_T == ends_Z[:, None]) & forced_Z[:, None]
     steps_ZT = np.where(tokens_ZT == UP, 1, np.where(tokens_ZT == DOWN, -1, 0))
-    states_ZT = np.zeros_like(tokens_ZT)
+    states_ZT = np.full_like(tokens_ZT, start)
     for place in range(1, slots):
         moved_Z = states_ZT[:, place - 1] + steps_ZT[:, place - 1]
         states_ZT[:, place] = np.clip(moved_Z, 0, STATES - 1)
@@ -125,10 +148,13 @@ def make_process(rule: EpisodeRule = MARKERS, *, stops: bool = True, seed: int =
         mask_ZE=episodes.mask_BE,
         success_ZE=np.where(episodes.mask_BE, np.exp(log_table(theta_SV))[at_ZE, GOLD], 0),
         rewards_Z=(tokens_ZT[np.arange(len(traces)), ends_Z + 1] == GOLD).astype(np.float64),
+        stopped_Z=stopped_Z,
         chances_Z=np.ones(len(traces)),
     )
     chances_Z = np.exp(process.logprobs(theta_SV).sum(axis=1))
-    return dataclasses.replace(process, chances_Z=chances_Z / chances_Z.sum())
+    for kind_Z in (stopped_Z, ~stopped_Z):
+        chances_Z[kind_Z] /= max(chances_Z[kind_Z].sum(), 1e-30)
+    return dataclasses.replace(process, chances_Z=chances_Z)
 
 
 def log_table(theta_SV: np.ndarray) -> np.ndarray:
@@ -150,13 +176,14 @@ def differences(function, theta_SV: np.ndarray, step: float = 1e-5) -> np.ndarra
 
 
 def policy_gradients(
-    process: Process, drawn_NG: np.ndarray, advantages_NGT: np.ndarray, aggregation: str
+    process: Process, drawn_NG: np.ndarray, advantages_NGT: np.ndarray, objective: ObjectiveConfig
 ) -> np.ndarray:
-    """Gradient that each group of traces gives by the project's surrogate at ratio 1: [N, S, V].
+    """Gradient ascended by the project's loss, each group a batch of its own: [N, S, V].
 
-    A step of gradient ascent: of minus the loss. A group is a batch of its own to `token_weights`.
+    At ratio 1, before the first update.
     """
     states_ZT, tokens_ZT, sampled_ZT = process.states_ZT, process.tokens_ZT, process.sampled_ZT
+    loss = policy_loss(objective)
 
     def logprobs(theta_SV: jax.Array, drawn_G: jax.Array) -> jax.Array:
         moves_SV, answers_SV = theta_SV[:, MOVES], theta_SV[:, ANSWERS]
@@ -166,15 +193,18 @@ def policy_gradients(
         table_GT = table_SV[jnp.asarray(states_ZT)[drawn_G], jnp.asarray(tokens_ZT)[drawn_G]]
         return jnp.where(jnp.asarray(sampled_ZT)[drawn_G], table_GT, 0)
 
-    def objective(theta_SV: jax.Array, drawn_G: jax.Array, advantages_GT: jax.Array) -> jax.Array:
-        weights_GT = token_weights(jnp.asarray(sampled_ZT)[drawn_G], aggregation)
-        old_GT = logprobs(jnp.asarray(process.theta_SV, jnp.float32), drawn_G)
-        surrogate = clipped_surrogate(
-            logprobs(theta_SV, drawn_G), old_GT, advantages_GT, clip_low=0.2, clip_high=0.2
+    def ascended(theta_SV: jax.Array, drawn_G: jax.Array, advantages_GT: jax.Array) -> jax.Array:
+        tokens_GT, sampled_GT = jnp.asarray(tokens_ZT)[drawn_G], jnp.asarray(sampled_ZT)[drawn_G]
+        batch = UpdateBatch(
+            tokens_BT=tokens_GT,
+            positions_BT=jnp.broadcast_to(jnp.arange(tokens_GT.shape[1]), tokens_GT.shape),
+            weights_BT=token_weights(sampled_GT, objective.aggregation),
+            old_logprobs_BT=logprobs(jnp.asarray(process.theta_SV, jnp.float32), drawn_G),
+            advantages_BT=advantages_GT,
         )
-        return -(weights_GT * surrogate.loss_BT).sum()
+        return -loss(logprobs(theta_SV, drawn_G), jnp.zeros_like(advantages_GT), batch)[0]
 
-    per_group = jax.jit(jax.vmap(jax.grad(objective), in_axes=(None, 0, 0)))
+    per_group = jax.jit(jax.vmap(jax.grad(ascended), in_axes=(None, 0, 0)))
     theta_SV = jnp.asarray(process.theta_SV, jnp.float32)
     return np.asarray(per_group(theta_SV, drawn_NG, jnp.asarray(advantages_NGT, jnp.float32)))
 

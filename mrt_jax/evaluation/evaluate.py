@@ -248,6 +248,7 @@ def _read_batch(
                 ),
                 prover_flops=work.forked,
                 prover_flops_plain=work.plain,
+                thought_ids=tuple(tokens[: boundaries[-1]]),
             )
         )
     return records

@@ -222,14 +222,24 @@ def draw_band(
     theme: Theme,
     strength: float,
 ) -> None:
-    """Draws a line with its intervals as a band, in the style of the policy at `index`."""
+    """Draws one policy's numbers as a line, with their 95% intervals as a band.
+
+    Args:
+        axes: to draw on.
+        x: where the numbers lie.
+        values: intervals `{"mean", "low", "high"}`.
+        index: the policy's, which gives its style.
+        theme: light or dark.
+        strength: opacity of the band, see `band_strength`.
+    """
     style = series_style(index, theme)
     # A number that does not exist is a gap.
     low, mean, high = (
         np.array([value[key] for value in values], float) for key in ('low', 'mean', 'high')
     )
     axes.fill_between(x, low, high, color=style['color'], alpha=strength, linewidth=0)
-    axes.plot(x, mean, **style)
+    every = max(1, len(x) // 12)
+    axes.plot(x, mean, markevery=every, **style)
 
 
 def band_strength(series: Sized) -> float:

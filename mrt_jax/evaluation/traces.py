@@ -48,6 +48,8 @@ class TraceRecord:
         flops: forward operations of prompt and response, see `planning.trace_work`.
         prover_flops: of the branches, forked from the trace's cache.
         prover_flops_plain: of the same answers, each asked for in a request of its own.
+        thought_ids: token ids of the thought, the marker that ends it excluded; None in files of
+            earlier versions.
     """
 
     problem: str
@@ -74,6 +76,7 @@ class TraceRecord:
     flops: float | None = None
     prover_flops: float | None = None
     prover_flops_plain: float | None = None
+    thought_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         boundaries = len(self.episodes) + 1
@@ -94,6 +97,8 @@ def anytime_tokens(
     prefix_tokens: Iterable[int],
     termination_tokens: Iterable[int],
     answer_tokens: Iterable[float],
+    *,
+    behind: float | None = None,
 ) -> tuple[float, ...]:
     """Tokens spent by an answer at each boundary: MRT section 6.2 with the mean over all answers.
 
@@ -106,11 +111,13 @@ def anytime_tokens(
         prefix_tokens: response tokens in the prefix of each boundary.
         termination_tokens: tokens of the text that ends the thought there.
         answer_tokens: mean tokens of the answers sampled there.
+        behind: tokens spent at a boundary before these; None if the first is the trace's first.
     """
     spent: list[float] = []
     for parts in zip(prefix_tokens, termination_tokens, answer_tokens, strict=True):
         measured = float(prompt_tokens + sum(parts))
-        spent.append(max(measured, spent[-1] + 1) if spent else measured)
+        behind = measured if behind is None else max(measured, behind + 1)
+        spent.append(behind)
     return tuple(spent)
 
 

@@ -43,6 +43,11 @@ class ParagraphMarkers:
                 f'and {self.group_size}'
             )
 
+    @property
+    def openings(self) -> tuple[str, ...]:
+        """Texts in which a marked paragraph shows, whether or not the marker counts."""
+        return tuple(f'\n\n{marker}' for marker in self.markers)
+
 
 @dataclasses.dataclass(frozen=True)
 class AttemptMarkers:
@@ -66,6 +71,11 @@ class AttemptMarkers:
         if not _texts(self.opening) or not all(texts):
             raise ValueError(f'AttemptMarkers needs markers that are not empty, got {texts}')
 
+    @property
+    def openings(self) -> tuple[str, ...]:
+        """Texts that open an episode."""
+        return _texts(self.opening)
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenWindows:
@@ -76,6 +86,11 @@ class TokenWindows:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f'TokenWindows needs a size of at least 1 token, got {self.size}')
+
+    @property
+    def openings(self) -> tuple[str, ...]:
+        """None: windows open at any text."""
+        return ()
 
 
 def _texts(markers: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -192,6 +207,36 @@ def find_marker(
     found_BN = _matches(stream.bytes_BN, marker.encode())
     first_B = stream.tokens_BN[np.arange(len(found_BN)), found_BN.argmax(axis=1)]
     return np.where(found_BN.any(axis=1), first_B, lengths_B).astype(np.int32)
+
+
+def whole_length(
+    tokens_BT: np.ndarray, lengths_B: np.ndarray, token_bytes: TokenBytes, rule: EpisodeRule
+) -> np.ndarray:
+    """Tokens of each text before its last paragraph, attempt or window; int32[B].
+
+    What is left of a text that was cut by length when the part that the cut fell in is dropped
+    (MRT section 6.7). An attempt is one that opens behind the text's first marker.
+
+    Args:
+        tokens_BT: int32.
+        lengths_B: int32, tokens of each text.
+        token_bytes: of the tokenizer; not read by `TokenWindows`.
+        rule: what the parts are: of `ParagraphMarkers` all paragraphs, marked or not.
+    """
+    lengths_B = np.asarray(lengths_B, np.int64)
+    if isinstance(rule, TokenWindows):
+        return (lengths_B // rule.size * rule.size).astype(np.int32)
+    stream = _read_bytes(np.asarray(tokens_BT), lengths_B, token_bytes)
+    if isinstance(rule, AttemptMarkers):
+        opens_BN = _attempt_starts(stream.bytes_BN, rule)
+    else:
+        opens_BN = _paragraphs(stream.bytes_BN)[1]
+    columns_N = np.arange(opens_BN.shape[1])
+    last_B = np.where(opens_BN, columns_N, 0).max(axis=1)
+    # A paragraph may open at the very end, behind the last byte; then all of the text is whole.
+    at_end_B = last_B >= (stream.bytes_BN >= 0).sum(axis=1)
+    opened_B = stream.tokens_BN[np.arange(len(last_B)), last_B]
+    return np.where(at_end_B, lengths_B, opened_B).astype(np.int32)
 
 
 def _lay_out(opens_BT: np.ndarray, ends_B: np.ndarray, max_boundaries: int) -> Episodes:

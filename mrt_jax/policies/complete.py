@@ -26,10 +26,12 @@ class Request:
     Attributes:
         prompt_tokens: not empty.
         draw: tells apart samples of the same prompt.
+        identity: integers that its random numbers follow from, beside `draw`; none: the prompt.
     """
 
     prompt_tokens: tuple[int, ...]
     draw: int = 0
+    identity: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,11 @@ def complete(
         rows = slots << max(0, (-(-len(chosen) // slots) - 1).bit_length())
         # Batches of a bucket have few shapes; empty prompts are not decoded.
         contents = [request.prompt_tokens for request in chosen]
-        contents += [()] * (rows - len(chosen))
-        draws = [request.draw for request in chosen] + [0] * (rows - len(chosen))
-        keys_B = keys_of_contents(seed, contents, np.asarray(draws, np.uint32))
+        identities = [request.identity or request.prompt_tokens for request in chosen]
+        draws = [request.draw for request in chosen]
+        for filling, empty in ((contents, ()), (identities, ()), (draws, 0)):
+            filling += [empty] * (rows - len(chosen))
+        keys_B = keys_of_contents(seed, identities, np.asarray(draws, np.uint32))
         sample = sample_rollouts
         if rows > slots:
             sample = functools.partial(sample_in_slots, slots=slots, keep_cache=False)

@@ -29,6 +29,7 @@ class RecordedTrace:
         boundaries: offsets into `trace_tokens` at which to answer.
         terminations: for each boundary the text that ends the thought there; none empty.
         draw: tells apart answers to the same trace.
+        identity: integers that its random numbers follow from, beside `draw`; none: the trace.
     """
 
     prompt_tokens: tuple[int, ...]
@@ -36,6 +37,7 @@ class RecordedTrace:
     boundaries: tuple[int, ...]
     terminations: tuple[tuple[int, ...], ...]
     draw: int = 0
+    identity: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,9 @@ def prove_recorded(
     """Answers from every boundary of every trace.
 
     Traces are grouped by shape so that few programs compile. A trace's answers follow from `seed`
-    and the trace itself: they depend neither on the traces around it nor on their order, and on
-    `batch_size` only as far as a matrix product of other rows rounds differently.
+    and the trace itself, or its `identity`: they depend neither on the traces around it nor on
+    their order, and on `batch_size` only as far as a matrix product of other rows rounds
+    differently.
 
     Args:
         model: the policy's network.
@@ -149,7 +152,7 @@ def _make_batch(
         count = len(trace.boundaries)
         sequences[row] = (*trace.prompt_tokens, *trace.trace_tokens)
         # The prompt's length tells apart equal sequences that are divided elsewhere.
-        contents[row] = (len(trace.prompt_tokens), *sequences[row])
+        contents[row] = trace.identity or (len(trace.prompt_tokens), *sequences[row])
         draws_B[row] = trace.draw
         prompt_lengths_B[row] = len(trace.prompt_tokens)
         boundaries_BE[row, :count] = trace.boundaries

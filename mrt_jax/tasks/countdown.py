@@ -124,6 +124,7 @@ def make_task(name: str, spec: CountdownSpec) -> Task:
         check=check,
         demonstrate=demonstrate,
         words=WORDS,
+        cues=(f'\n{ATTEMPT}',),
     )
 
 

@@ -73,6 +73,7 @@ def make_task(name: str) -> Task:
         problems=problems,
         check=functools.partial(check, extract=extract_direct),
         demonstrate=functools.partial(demonstrate, markers=markers),
+        cues=(f'\n{markers.label(1)}',),
         attempt_outcome=outcome,
         words=('Numbers:', 'Target:', *markers.words, CONCLUSION),
     )

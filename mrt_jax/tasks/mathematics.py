@@ -34,6 +34,9 @@ DIRECT_TERMINATION = (
     'give a final answer based on what I already have.\n\n**Final Answer:** \\boxed{'
 )
 DIRECT_CONCLUSION = '\n\n**Final Answer:** \\boxed{'
+# MRT section 6.7. Behind a thought that ends in a newline, as R1's do, one more is the paper's; one
+# that was cut gets two, so that the cue opens an episode there, too.
+CUES = ('\n\nWait', '\n\nBut wait', '\n\nAlternatively', '\n\nBut hold on')
 KINDS = ('math', 'math_direct')
 _SEARCHED = 20_000  # characters at a response's end in which a box is looked for
 
@@ -99,6 +102,7 @@ def make_task(name: str) -> Task:
         stop=(),
         problems=problems,
         check=functools.partial(check, extract=extract_direct) if direct else check,
+        cues=CUES,
     )
 
 

@@ -97,6 +97,7 @@ def make_task(name: str) -> Task:
         check=functools.partial(check, kind),
         demonstrate=demonstrate_sum if generator == 'chain_sum' else None,
         words=(ATTEMPT, f'{ANSWER} '),
+        cues=(f'\n{ATTEMPT}',),
     )
 
 

@@ -78,6 +78,9 @@ class Task:
             right by itself, given the problem's answer; None if it ends otherwise. No function
             where attempts show no result.
         words: pieces of text that the tokeniser of a policy trained from scratch keeps whole.
+        cues: texts that make a thought go on when its end is taken away, in turn, each of which
+            opens an episode (MRT section 6.7). Newlines that one begins with are left out as far
+            as the thought ends in newlines already.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Task:
     demonstrate: Callable[[Problem, Mapping[str, Any], np.random.Generator], Written] | None = None
     attempt_outcome: Callable[[str, Any], bool | None] | None = None
     words: tuple[str, ...] = ()
+    cues: tuple[str, ...] = ()
 
 
 def get_task(name: str, *, termination: str = '', conclusion: str = '') -> Task:

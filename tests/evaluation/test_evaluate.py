@@ -9,23 +9,16 @@ from mrt_jax.evaluation.summary import summarize
 from mrt_jax.planning.trace_work import trace_flops
 from mrt_jax.sampling.phases import Budget
 from mrt_jax.sharding.mesh import make_mesh
-from mrt_jax.tasks.task import Verdict, get_task
+from mrt_jax.tasks.task import get_task
+from tests.evaluation.synthetic import judge_length
 
 BUDGET = Budget(max_thinking_tokens=24, max_answer_tokens=6)
 OPTIONS = dict(budget=BUDGET, num_samples=3, branches=4, max_boundaries=3, seed=3)
 
 
-def check_length(response, answer):
-    """Right in about half of an untrained policy's answers, unlike countdown."""
-    del answer
-    _, ended, text = response.rpartition('Answer:')
-    right = bool(ended) and len(text) % 2 == 0
-    return Verdict(right, text.strip() or None, 'equal' if right else 'different')
-
-
 @pytest.fixture(scope='module')
 def task():
-    return dataclasses.replace(get_task('countdown'), check=check_length)
+    return dataclasses.replace(get_task('countdown'), check=judge_length)
 
 
 @pytest.fixture(scope='module')

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mrt_jax.kernels.episodes import ParagraphMarkers
+from mrt_jax.kernels.episodes import AttemptMarkers, ParagraphMarkers
 
 
 def paragraph_starts(text: str, rule: ParagraphMarkers) -> list[int]:
@@ -34,6 +34,13 @@ def attempt_starts(text: str, opening: Sequence[str], closing: Sequence[str] = (
             line, newline, _ = text[place:].partition('\n')
             places |= {place + len(line) + 1} if newline else set()
     return [len(text[:place].encode()) for place in sorted(places)[1:]]
+
+
+def whole_bytes(text: str, rule: ParagraphMarkers | AttemptMarkers) -> int:
+    """Bytes of a text before its last paragraph, or its last attempt but the first."""
+    if isinstance(rule, ParagraphMarkers):
+        return len(text.encode()) - len(text.split('\n\n')[-1].encode())
+    return max(attempt_starts(text, rule.openings), default=0)
 
 
 def token_boundaries(starts: Sequence[int], pieces: Sequence[bytes]) -> list[int]:

@@ -15,12 +15,14 @@ from mrt_jax.kernels.episodes import (
     TokenWindows,
     find_marker,
     segment,
+    whole_length,
 )
 from tests.kernels.reference_episodes import (
     attempt_starts,
     merge_evenly,
     paragraph_starts,
     token_boundaries,
+    whole_bytes,
 )
 
 # Pieces of R1-style traces: markers, near misses, newlines in runs of every length.
@@ -243,6 +245,37 @@ def test_find_marker_is_str_find(texts, cuts):
     np.testing.assert_array_equal(
         find_marker(tokens_BT, lengths_B, TokenBytes.build(vocabulary), ''), lengths_B
     )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(st.tuples(texts, st.lists(st.floats(0, 1), max_size=20)), min_size=1, max_size=3),
+    rule=st.sampled_from([ParagraphMarkers(), AttemptMarkers('Wait'), AttemptMarkers('But')]),
+)
+def test_what_is_whole_ends_where_the_last_part_begins(rows, rule):
+    pieces_B = [tokenise(text, cuts) for text, cuts in rows]
+    vocabulary = sorted({piece for pieces in pieces_B for piece in pieces} | {b'\n\nWait'})
+    lengths_B = np.array([len(pieces) for pieces in pieces_B])
+    tokens_BT = np.zeros((len(rows), lengths_B.max() + 2), np.int32)
+    for row, pieces in enumerate(pieces_B):
+        tokens_BT[row, : len(pieces)] = [vocabulary.index(piece) for piece in pieces]
+    found_B = whole_length(tokens_BT, lengths_B, TokenBytes.build(vocabulary), rule)
+    assert found_B.dtype == np.int32
+    for found, (text, _), pieces in zip(found_B, rows, pieces_B, strict=True):
+        ends = np.cumsum([len(piece) for piece in pieces])
+        assert found == np.searchsorted(ends, whole_bytes(text, rule), side='right')
+
+
+def test_whole_windows():
+    tokens_BT, table = np.zeros((3, 9), np.int32), TokenBytes.build([])
+    whole_B = whole_length(tokens_BT, np.array([9, 8, 2]), table, TokenWindows(3))
+    assert whole_B.tolist() == [9, 6, 0]
+
+
+def test_openings_are_found_where_episodes_open():
+    assert AttemptMarkers('Try ').openings == ('Try ',)
+    assert ParagraphMarkers(('Wait', 'Hm')).openings == ('\n\nWait', '\n\nHm')
+    assert TokenWindows(3).openings == ()
 
 
 @pytest.mark.parametrize(

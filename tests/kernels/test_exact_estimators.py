@@ -14,6 +14,11 @@ from mrt_jax.kernels.estimates import maj_at_k, pass_at_k
 from mrt_jax.kernels.mismatch import importance_weights
 from mrt_jax.kernels.progress import progress, success_rate
 from mrt_jax.kernels.regret import cumulative_regret, normalized_regret
+from mrt_jax.kernels.shrinkage import (
+    shrink_across_group,
+    shrink_along_trace,
+    smooth_along_trace,
+)
 from tests.tabular import (
     ANSWERS,
     DRAWS,
@@ -36,7 +41,7 @@ def process():
 def asked(process):
     """Drawn traces and J there from one round of two answers: (drawn_N, success_NE)."""
     rng = np.random.default_rng(1)
-    drawn_N = process.draw(rng)
+    drawn_N = process.draw(rng).ravel()
     correct_NEM = process.ask(rng, drawn_N, 2)
     mask_NEM = np.broadcast_to(process.mask_ZE[drawn_N][..., None], correct_NEM.shape)
     return drawn_N, np.asarray(success_rate(correct_NEM, mask_NEM).mean_BE)
@@ -46,7 +51,7 @@ def asked(process):
 def asked_twice(process):
     """The same from two rounds: one answer everywhere, two more where neighbours are in doubt."""
     rng = np.random.default_rng(2)
-    drawn_N = process.draw(rng)
+    drawn_N = process.draw(rng).ravel()
     mask_NE = process.mask_ZE[drawn_N]
     first_NEM, more_NEM = (process.ask(rng, drawn_N, branches) for branches in (1, 2))
     first = success_rate(first_NEM, np.broadcast_to(mask_NE[..., None], first_NEM.shape))
@@ -200,3 +205,30 @@ def test_bounded_weights_fall_short_of_it(mismatch, level):
         assert_unbiased(found_N, unbounded - missing[bound])
         assert found_N.mean() < unbounded - 4 * found_N.std() / DRAWS**0.5
     assert 0 < missing['truncate'] < missing['mask']
+
+
+def test_the_pooled_empty_prefix_is_j_with_less_noise(process):
+    """J of the empty prefix, shrunk across groups of four, has a quarter of the variance."""
+    rng = np.random.default_rng(5)
+    drawn_B = process.draw(rng, 4).ravel()
+    mask_BE = process.mask_ZE[drawn_B]
+    success_BE = process.ask(rng, drawn_B, 2).mean(axis=-1)
+    count_BE = np.full(mask_BE.shape, 2)
+    pooled_B = np.asarray(shrink_across_group(np.float32(success_BE), count_BE, mask_BE, 4))[:, 0]
+    assert_unbiased(pooled_B[::4], process.success_ZE[0, 0])
+    np.testing.assert_allclose(pooled_B.var(), success_BE[:, 0].var() / 4, rtol=0.1)
+
+
+@pytest.mark.parametrize('shrink', [shrink_along_trace, smooth_along_trace])
+def test_shrunk_j_lies_between_j_and_its_surroundings(shrink):
+    """Biased by design: low J too high, high J too low, the less the more answers there are."""
+    truth_E = np.array([0.2, 0.3, 0.7, 0.8])
+    rng, off_AE = np.random.default_rng(6), []
+    mask_NE = np.ones((DRAWS, 4), bool)
+    for answers in (2, 8, 32):
+        success_NE = rng.binomial(answers, truth_E, mask_NE.shape) / answers
+        found_NE = shrink(np.float32(success_NE), np.full(mask_NE.shape, answers), mask_NE)
+        off_AE.append((np.asarray(found_NE) - truth_E).mean(axis=0))
+    off_AE = np.array(off_AE) * [1, 1, -1, -1]
+    assert (off_AE[0] > 0.02).all() and (np.diff(np.abs(off_AE), axis=0) < 0).all()
+    assert (np.abs(off_AE[-1]) < 0.03).all()
