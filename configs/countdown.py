@@ -88,7 +88,7 @@ def get_config(variant: str = 'demo') -> ml_collections.ConfigDict:
     if variant in RECIPES:
         return reinforcement(**RECIPES[variant])
     if variant in IMITATIONS:
-        return reinforcement(**IMITATIONS[variant]())
+        return imitation(variant)
     if variant == 'demo':
         return comparison(arms=('grpo', 'mrt'), seeds=(0,), equal_tokens=False)
     if variant == 'compare':
@@ -297,6 +297,16 @@ def same_data() -> dict[str, Any]:
         # Given solutions, in one attempt: nothing goes wrong, see mrt_jax/data/search_traces.py.
         demonstrations=dict(solve=1.0, repeat=0.0, stop=0.0, go_on=0.0, cut=0.0, guess=0.0),
     )
+
+
+def imitation(variant: str) -> ml_collections.ConfigDict:
+    """A single run of an arm of `IMITATIONS`, with the keys of its kind."""
+    config = reinforcement(**IMITATIONS[variant]())
+    if config.objective == 'sft':
+        config.model = ml_collections.ConfigDict()  # None: fine-tuning begins from config.policy.
+        for key in {*config.keys()} - {*warm_start().keys()}:
+            del config[key]
+    return config
 
 
 # Arms like those of RECIPES.

@@ -88,6 +88,16 @@ _WEIGHS_MISMATCH = Condition(
     "mismatch.level='none' weighs nothing: set mismatch.level to token or sequence",
 )
 
+_NEVER = Condition(
+    lambda config: False,
+    'STaR fine-tunes on the traces that it keeps, without advantages, ratios and penalties',
+)
+_PROVES = Condition(
+    lambda config: config.selection == 'progress' or config.evaluate_every > 0,
+    "selection='correct' and evaluate_every=0 never ask the meta-prover: set selection to progress "
+    'or evaluate_every',
+)
+
 _ALL = {
     'sampling.top_k': (_SAMPLES,),
     'sampling.top_p': (_SAMPLES,),
@@ -112,7 +122,26 @@ CONDITIONS: Mapping[str, Mapping[str, tuple[Condition, ...]]] = {
         'mismatch.bound': (_WEIGHS_MISMATCH,),
         'mismatch.most': (_WEIGHS_MISMATCH,),
     },
-    'sft': _ALL,
+    'sft': _ALL | {
+        f'demonstrations.{rate}': (
+            Condition(
+                lambda config: not config.demonstrations_file,
+                'demonstrations are read from demonstrations_file: leave that out',
+            ),
+        )
+        for rate in ('solve', 'repeat', 'stop', 'go_on', 'cut', 'guess')
+    },
+    'star': _ALL | dict.fromkeys(
+        (
+            'alpha', 'outcome_weight', 'credit', 'aim', 'aim_k', 'baseline', 'normalise',
+            'length_penalty', 'length_penalty_weight', 'shrinkage', 'weigh_by_stderr',
+            'common_draws', 'refresh_prefixes_every', 'prefixes_per_group', 'bonus',
+            'dynamic_sampling', 'mask_truncated', 'ratio', 'clip_low', 'clip_high', 'kl_coef',
+            'entropy_coef', 'aggregation', 'mismatch.level', 'mismatch.bound', 'mismatch.most',
+            'updates_per_step',
+        ),
+        (_NEVER,),
+    ) | {'branches': (_PROVES,), 'prover_rounds': (_PROVES,)},
 }
 
 

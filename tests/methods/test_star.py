@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.episodes import segment
 from mrt_jax.kernels.progress import Success
-from mrt_jax.methods.experience import Experience, Proof, RightAnswer, make_reader
+from mrt_jax.methods.experience import Answered, Experience, Proof, RightAnswer, make_reader
 from mrt_jax.methods.kept_traces import KeptTrace, read_kept, write_kept
 from mrt_jax.methods.sft import Demonstration
 from mrt_jax.methods.star import SelectionConfig, best_boundaries, keep_best, select
@@ -76,7 +76,8 @@ def make_proof(success, missing=()):
         if (row, column) not in missing
     }
     counts_BE = np.full(success_BE.shape, 4, np.int32)
-    return Proof(Success(success_BE, success_BE, counts_BE), success_BE, 100, right)
+    answered = Answered(*[np.zeros((len(success), 5, 4))] * 4, right)
+    return Proof(Success(success_BE, success_BE, counts_BE), success_BE, 100, answered)
 
 
 def choose(config, experience, proof=None):

@@ -37,6 +37,9 @@ class NotedConfig:
     def __contains__(self, key: str) -> bool:
         return key in self.wrapped
 
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
     def keys(self) -> list[str]:
         return self.wrapped.keys()
 
