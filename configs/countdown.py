@@ -303,7 +303,8 @@ def imitation(variant: str) -> ml_collections.ConfigDict:
     """A single run of an arm of `IMITATIONS`, with the keys of its kind."""
     config = reinforcement(**IMITATIONS[variant]())
     if config.objective == 'sft':
-        config.model = ml_collections.ConfigDict()  # None: fine-tuning begins from config.policy.
+        # None: fine-tuning begins from config.policy.
+        config.model, config.parent = ml_collections.ConfigDict(), ''
         for key in {*config.keys()} - {*warm_start().keys()}:
             del config[key]
     return config

@@ -72,7 +72,7 @@ def prepare(config: Any) -> Setup:
         )
     if bool(config.policy) == bool(config.get('model')):
         raise InputError('give either policy, to begin from, or model, the shape of a fresh one')
-    if config.policy and config.parent:
+    if config.policy and config.get('parent'):
         raise InputError(f'parent={config.parent!r} is for a fresh policy, and policy is given')
     mesh = make_mesh(**config.mesh)
     policy = (
