@@ -170,6 +170,7 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.normalise = 'outcome'  # divides by deviations: outcome | together | separate | none
     config.length_penalty = 'none'  # none | kimi | arora
     config.length_penalty_weight = 0.5  # of the penalty beside the reward, 0 or 1
+    config.marker = 'opens'  # has the credit of the episode that it opens, or closes
     config.window_tokens = 0  # episodes of so many tokens; 0: by the task's rule
 
     # MRT (RL), credit='prefix': groups go on from thoughts that are cut at a random boundary; half

@@ -32,6 +32,7 @@ EVALUATION = dict(num_problems=2, num_samples=1, batch_rows=2, max_boundaries=3,
 # Values that grpo has not.
 OTHER = {
     'alpha': 0.3, 'branches': 6, 'prover_rounds': 2, 'length_penalty_weight': 0.7,
+    'marker': 'closes',
     'common_draws': True, 'shrinkage': 'walk', 'aim_k': 3, 'refresh_prefixes_every': 7,
     'prefixes_per_group': 2, 'bonus': 'all',
     'clip_low': 0.11, 'clip_high': 0.12, 'mismatch.bound': 'mask', 'mismatch.most': 3.0,
