@@ -273,6 +273,7 @@ def assign_credit(
         if episodes_BX is None:
             given_BT = _less_baseline(config, progress_BX[:, 0], measured)[:, None]
         else:
+            assert isinstance(measured, Curves)
             boundaries_BE = measured.boundaries_BE
             if config.marker == 'closes':
                 boundaries_BE = jnp.where(boundaries_BE > 0, boundaries_BE + 1, 0)

@@ -23,7 +23,7 @@ from tests.training.run_configs import keep_data_in, save_untrained_policy, smal
 
 SHIPPED = {
     **{f'countdown:{v}': countdown.get_config(v)
-       for v in ('demo', 'compare', 'sft', *countdown.RECIPES, *countdown.IMITATIONS)},
+       for v in ('demo', 'compare', 'methods', 'sft', *countdown.RECIPES, *countdown.IMITATIONS)},
     **{f'smollm2:{v}': smollm2.get_config(v) for v in ('demo', 'mrt', 'sft')},
     **{f'math:{v}': math.get_config(v) for v in ('mrt', 'grpo')},
 }
