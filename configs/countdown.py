@@ -6,6 +6,7 @@ python -m experiments.train --config=configs/countdown.py:VARIANT --workdir=runs
 | --- | --- |
 | demo (default) | outcome reward and MRT from the shipped warm start, compared on the test split |
 | compare | outcome reward, a length penalty, MRT's credits: three seeds, equal updates and tokens |
+| methods | outcome reward, fine-tuning and MRT's forms: three seeds, equal updates and tokens |
 | sft | the supervised warm start that made experiments/policies/countdown |
 
 Outcome reward:
@@ -81,6 +82,11 @@ RECIPES = {
 }
 # Those of the comparison of credits; experiments/results/countdown_compare.md has its table.
 COMPARED = ('grpo', 'length_penalty', 'mrt_scalar', 'mrt', 'mrt_to_go', 'mrt_one_branch')
+# Those of the comparison of methods.
+METHODS = (
+    'grpo', 'length_penalty', 'sft_same_data', 'star', 'mrt_star', 'mrt_rl', 'mrt', 'mrt_to_go',
+    'mrt_scalar',
+)
 
 
 def get_config(variant: str = 'demo') -> ml_collections.ConfigDict:
@@ -93,9 +99,11 @@ def get_config(variant: str = 'demo') -> ml_collections.ConfigDict:
         return comparison(arms=('grpo', 'mrt'), seeds=(0,), equal_tokens=False)
     if variant == 'compare':
         return comparison(arms=COMPARED, seeds=(0, 1, 2), equal_tokens=True)
+    if variant == 'methods':
+        return comparison(arms=METHODS, seeds=(0, 1, 2), equal_tokens=True)
     if variant == 'sft':
         return warm_start()
-    known = ', '.join(['demo', 'compare', *RECIPES, *IMITATIONS, 'sft'])
+    known = ', '.join(['demo', 'compare', 'methods', *RECIPES, *IMITATIONS, 'sft'])
     raise ValueError(f'configs/countdown.py has no variant {variant!r}; it has {known}')
 
 
@@ -172,6 +180,7 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.normalise = 'outcome'  # divides by deviations: outcome | together | separate | none
     config.length_penalty = 'none'  # none | kimi | arora
     config.length_penalty_weight = 0.5  # of the penalty beside the reward, 0 or 1
+    config.marker = 'opens'  # has the credit of the episode that it opens, or closes
     config.window_tokens = 0  # episodes of so many tokens; 0: by the task's rule
 
     # MRT (RL), credit='prefix': groups go on from thoughts that are cut at a random boundary; half

@@ -10,7 +10,7 @@ from mrt_jax.training.network import check_network
 from mrt_jax.training.rl_setup import prepare
 
 VARIANTS = [
-    *(('countdown', v) for v in ('demo', 'compare', *countdown.RECIPES, 'sft')),
+    *(('countdown', v) for v in ('demo', 'compare', 'methods', *countdown.RECIPES, 'sft')),
     *(('countdown', v) for v in countdown.IMITATIONS),
     *(('smollm2', v) for v in ('demo', 'mrt', 'grpo', 'sft')),
     *(('math', v) for v in ('mrt', 'grpo')),

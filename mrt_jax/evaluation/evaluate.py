@@ -199,6 +199,7 @@ def _read_batch(
     )
     cut, complete = len(reader.terminals.termination_tokens), len(reader.conclusion_tokens)
     answered = proof.answered
+    assert answered is not None  # No row has been taken out.
     records = []
     for row, (problem, sample) in enumerate(rows):
         count = int(episodes.counts_B[row]) + 1

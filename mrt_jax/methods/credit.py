@@ -64,6 +64,7 @@ SHRINKAGES = {
 }
 AIMS = ('own', 'pass_at_k', 'maj_at_k')
 BONUSES = ('continue', 'all')
+MARKERS = ('opens', 'closes')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,11 @@ class CreditConfig:
         prefixes_per_group: prefixes that a group goes on from, in equal shares.
         shrinkage: of J towards other boundaries: 'none'; 'trace', see `shrink_along_trace`;
             'group', see `shrink_across_group`; 'walk', see `smooth_along_trace`.
+        marker: whose credit the token has that ends an episode and opens the next, or ends the
+            thought: 'opens', of the episode that it opens, as a boundary cuts the text; 'closes',
+            of the one that it closes. To end an episode is a choice that its progress rewards, so
+            with markers of one token 'closes' makes 'episode' and 'to_go' exact gradients, and
+            'opens' does not (tests/methods/test_exact_progress.py); windows leave no choice.
         weigh_by_stderr: whether progress counts the less the less surely J is known, see
             `stderr_weights`.
         length_penalty: 'none', 'kimi' or 'arora', added to the outcome before its baseline.
@@ -106,6 +112,7 @@ class CreditConfig:
     bonus: str = 'continue'
     prefixes_per_group: int = 1
     shrinkage: str = 'none'
+    marker: str = 'opens'
     weigh_by_stderr: bool = False
     length_penalty: str = 'none'
     length_penalty_weight: float = 0.5
@@ -113,7 +120,8 @@ class CreditConfig:
     def __post_init__(self) -> None:
         for name, known in (
             ('credit', CREDITS), ('aim', AIMS), ('baseline', BASELINES),
-            ('normalise', NORMALISERS), ('bonus', BONUSES), ('shrinkage', SHRINKAGES),
+            ('normalise', NORMALISERS), ('bonus', BONUSES), ('marker', MARKERS),
+            ('shrinkage', SHRINKAGES),
             ('length_penalty', PENALTIES),
         ):
             value = getattr(self, name)
@@ -265,7 +273,11 @@ def assign_credit(
         if episodes_BX is None:
             given_BT = _less_baseline(config, progress_BX[:, 0], measured)[:, None]
         else:
-            given_BT = spread(progress_BX, measured.boundaries_BE, tokens)
+            assert isinstance(measured, Curves)
+            boundaries_BE = measured.boundaries_BE
+            if config.marker == 'closes':
+                boundaries_BE = jnp.where(boundaries_BE > 0, boundaries_BE + 1, 0)
+            given_BT = spread(progress_BX, boundaries_BE, tokens)
         advantages_BT += config.alpha * given_BT / progress_scale_B[:, None]
     if isinstance(measured, Curves):
         metrics |= _describe_curves(measured)

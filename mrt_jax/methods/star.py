@@ -144,7 +144,8 @@ def cut_trace(
     experience: Experience, proof: Proof | None, row: int, boundary: int
 ) -> Demonstration | None:
     """A thought up to a boundary and the right answer there; None if the meta-prover has none."""
-    right = proof.answered.right.get((row, boundary)) if proof else None
+    answered = proof.answered if proof else None
+    right = answered.right.get((row, boundary)) if answered else None
     if right is None:
         return None
     end = experience.episodes.boundaries_BE[row, boundary]

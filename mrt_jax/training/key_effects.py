@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mrt_jax.errors import InputError
+from mrt_jax.methods.credit import EPISODE_CREDITS
 from mrt_jax.training.arms import OF_THE_COMPARISON, arm_config
 
 
@@ -72,6 +73,10 @@ _ASKS_ALONG_TRACE = Condition(
     'the meta-prover is not asked at several boundaries of a trace: set credit to scalar, episode, '
     'to_go or anytime, or set evaluate_every',
 )
+_SPREADS = Condition(
+    lambda config: config.credit in EPISODE_CREDITS,
+    'this credit is not of single episodes: set credit to episode or to_go',
+)
 _WEIGHS_PROGRESS = Condition(
     lambda config: config.credit in ('scalar', 'episode', 'to_go'),
     'this credit has no standard error: set credit to scalar, episode or to_go',
@@ -109,6 +114,7 @@ CONDITIONS: Mapping[str, Mapping[str, tuple[Condition, ...]]] = {
         'outcome_weight': (_WEIGHS_OUTCOME,),
         'common_draws': (_ASKS_ALONG_TRACE,),
         'shrinkage': (_USES_CURVES,),
+        'marker': (_SPREADS,),
         'weigh_by_stderr': (_WEIGHS_PROGRESS,),
         'aim_k': (_HAS_AIM,),
         'refresh_prefixes_every': (_HAS_PREFIXES,),
@@ -134,7 +140,7 @@ CONDITIONS: Mapping[str, Mapping[str, tuple[Condition, ...]]] = {
     'star': _ALL | dict.fromkeys(
         (
             'alpha', 'outcome_weight', 'credit', 'aim', 'aim_k', 'baseline', 'normalise',
-            'length_penalty', 'length_penalty_weight', 'shrinkage', 'weigh_by_stderr',
+            'length_penalty', 'length_penalty_weight', 'marker', 'shrinkage', 'weigh_by_stderr',
             'common_draws', 'refresh_prefixes_every', 'prefixes_per_group', 'bonus',
             'dynamic_sampling', 'mask_truncated', 'ratio', 'clip_low', 'clip_high', 'kl_coef',
             'entropy_coef', 'aggregation', 'mismatch.level', 'mismatch.bound', 'mismatch.most',

@@ -219,6 +219,11 @@ def _check_method(config: Any) -> None:
                 f'{config.max_boundaries} the number of windows in max_thinking_tokens='
                 f'{config.max_thinking_tokens}'
             )
+    if config.marker == 'closes' and config.window_tokens:
+        raise InputError(
+            f"marker='closes' with window_tokens={config.window_tokens}: windows have no marker "
+            "whose choice could close them; set marker='opens'"
+        )
     if config.dynamic_sampling < 0:
         raise InputError(f'dynamic_sampling={config.dynamic_sampling} must be at least 0')
     if config.dynamic_sampling and config.credit == 'prefix':

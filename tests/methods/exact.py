@@ -15,7 +15,6 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from mrt_jax.kernels.advantages import spread
 from mrt_jax.kernels.progress import Success, success_rate
 from mrt_jax.methods.credit import CreditConfig, Curves, Outcomes, Starts, assign_credit
 from mrt_jax.training.objective import ObjectiveConfig
@@ -81,16 +80,6 @@ def credited(**settings) -> Advantage:
         elif config.credit != 'none':
             measured = Curves(rows.boundaries_BE, rows.mask_BE, rows.success)
         return np.asarray(give(config, rows.outcomes, measured).advantages_BT)
-
-    return advantage
-
-
-def spread_credit(credit: Callable[..., np.ndarray], late: int = 0) -> Advantage:
-    """Credit [B, E - 1] spread over its episodes, boundaries but the first moved `late` tokens."""
-
-    def advantage(rows: Rows) -> np.ndarray:
-        boundaries_BE = np.where(rows.boundaries_BE > 0, rows.boundaries_BE + late, 0)
-        return np.asarray(spread(credit(rows.success.mean_BE, rows.mask_BE), boundaries_BE, SLOTS))
 
     return advantage
 

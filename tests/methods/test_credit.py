@@ -112,6 +112,21 @@ def test_progress_of_episodes_goes_to_their_tokens(kind):
         np.testing.assert_allclose(advantages_BT[row, end:], outcome_part()[row, end:], atol=1e-5)
 
 
+@pytest.mark.parametrize('kind', ['episode', 'to_go'])
+def test_markers_have_the_credit_of_the_episode_that_they_close(kind):
+    config = dataclasses.replace(PLAIN, credit=kind, outcome_weight=0.0)
+    opens_BT, closes_BT = (
+        credit_of(dataclasses.replace(config, marker=marker))[0] for marker in ('opens', 'closes')
+    )
+    for row, (boundaries, count) in enumerate(zip(BOUNDARIES_BE, COUNTS_B, strict=True)):
+        expected_T = opens_BT[row].copy()
+        for boundary in boundaries[1 : count + 1]:
+            # The marker, or what ends the thought, has the credit of the token before.
+            expected_T[boundary] = opens_BT[row, boundary - 1] * SAMPLED_BT[row, boundary]
+        np.testing.assert_allclose(closes_BT[row], expected_T, atol=1e-6)
+    assert not closes_BT[1, 8]  # Forced text, which nobody chose, has none.
+
+
 def test_scalar_progress_is_relative_to_the_group_and_for_the_whole_trace():
     advantages_BT, _ = credit_of(dataclasses.replace(PLAIN, credit='scalar'))
     # Totals 0.75 and -0.25, 0.5 and 0; less their group's mean.
@@ -296,6 +311,7 @@ def test_the_termination_baseline_by_hand():
         ({'aim': 'maj_at_k', 'aim_k': 1}, "needs baseline='leave_one_out'"),
         ({'credit': 'prefix', 'group_size': 6, 'prefixes_per_group': 2},
          'group_size=6 must be a multiple of 2 x prefixes_per_group = 4'),
+        ({'marker': 'both'}, 'known: opens, closes'),
         ({'shrinkage': 'all'}, 'known: none, trace, group, walk'),
         ({'weigh_by_stderr': True}, "needs credit=scalar, episode or to_go, not 'none'"),
         ({'bonus': 'half'}, "known: continue, all"),

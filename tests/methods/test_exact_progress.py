@@ -5,9 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from mrt_jax.kernels.advantages import episode_credit, to_go_credit
 from mrt_jax.kernels.progress import extended_success, last_success
-from tests.methods.exact import ANSWERED, SLOTS, check, credited, spread_credit
+from tests.methods.exact import ANSWERED, SLOTS, check, credited
 from tests.tabular import LONGEST, MARKERS, OPEN, STOP, WINDOWS, make_process
 
 ALPHA = 0.7
@@ -177,7 +176,7 @@ def test_anytime_credit(windowed):
 
 
 def test_a_token_belongs_to_the_episode_that_it_ends(marked):
-    """With markers `episode_credit` is no gradient of the paper's objective; a token later it is.
+    """Markers close: the paper's objective exactly, as `marker='opens'` is not.
 
     An episode is known to end only once the next marker, or `.`, is drawn. Spread from boundary to
     boundary, that draw is not credited with the episode that it ends: credit of 1 for every
@@ -188,7 +187,8 @@ def test_a_token_belongs_to_the_episode_that_it_ends(marked):
     """
     progress_ZX, as_it_is = exact_progress(marked), within(marked, 0)
     paper_SV = marked.slope(progress_ZX, within(marked, 1)) / SLOTS
-    check(marked, spread_credit(episode_credit, late=1), lambda _: paper_SV)
+    closes = credited(credit='episode', outcome_weight=0.0, marker='closes')
+    check(marked, closes, lambda _: paper_SV)
     found_SV = marked.slope(progress_ZX, as_it_is) / SLOTS
     check(marked, credited(credit='episode', outcome_weight=0.0), lambda _: found_SV)
     assert np.linalg.norm(found_SV - paper_SV) > 0.3 * np.linalg.norm(paper_SV)
@@ -200,13 +200,14 @@ def test_a_token_belongs_to_the_episode_that_it_ends(marked):
 
 
 def test_progress_to_go_has_a_baseline_that_knows_the_marker(marked):
-    """With markers `to_go_credit` is not the gradient of E_{z ~ pi}[J(z)]; a token later it is.
+    """Markers close: the gradient of E_{z ~ pi}[J(z)], as `marker='opens'` is not.
 
     J at the boundary before a marker is a baseline that only the marker's own token has, not the
     tokens that might have come in its place.
     """
     expected_SV = marked.slope(end_success(marked)[:, None]) / SLOTS
-    check(marked, spread_credit(to_go_credit, late=1), lambda _: expected_SV)
+    closes = credited(credit='to_go', outcome_weight=0.0, marker='closes')
+    check(marked, closes, lambda _: expected_SV)
     to_go_ZX = np.where(
         marked.mask_ZE[:, 1:], end_success(marked)[:, None] - marked.success_ZE[:, :-1], 0
     )

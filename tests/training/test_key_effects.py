@@ -23,7 +23,7 @@ from tests.training.run_configs import keep_data_in, save_untrained_policy, smal
 
 SHIPPED = {
     **{f'countdown:{v}': countdown.get_config(v)
-       for v in ('demo', 'compare', 'sft', *countdown.RECIPES, *countdown.IMITATIONS)},
+       for v in ('demo', 'compare', 'methods', 'sft', *countdown.RECIPES, *countdown.IMITATIONS)},
     **{f'smollm2:{v}': smollm2.get_config(v) for v in ('demo', 'mrt', 'sft')},
     **{f'backtrack:{v}': backtrack.get_config(v) for v in ('mrt', 'self_correction', 'sft')},
     **{f'math:{v}': math.get_config(v) for v in ('mrt', 'grpo')},
@@ -33,6 +33,7 @@ EVALUATION = dict(num_problems=2, num_samples=1, batch_rows=2, max_boundaries=3,
 # Values that grpo has not.
 OTHER = {
     'alpha': 0.3, 'branches': 6, 'prover_rounds': 2, 'length_penalty_weight': 0.7,
+    'marker': 'closes',
     'common_draws': True, 'shrinkage': 'walk', 'aim_k': 3, 'refresh_prefixes_every': 7,
     'prefixes_per_group': 2, 'bonus': 'all',
     'clip_low': 0.11, 'clip_high': 0.12, 'mismatch.bound': 'mask', 'mismatch.most': 3.0,
