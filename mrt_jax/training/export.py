@@ -11,6 +11,7 @@ from mrt_jax.policies.policy import Policy
 from mrt_jax.training.checkpoints import CheckpointStore
 from mrt_jax.training.objectives import KINDS
 from mrt_jax.training.state import abstract_state
+from mrt_jax.training.whole_run import finished_policy
 
 
 def is_workdir(folder: Path) -> bool:
@@ -43,4 +44,4 @@ def read_workdir(workdir: Path) -> Policy:
     restored = store.restore_latest(abstract_state(setup.model, setup.optimizer, setup.mesh))
     if restored is None:
         raise InputError(f'{workdir}: has no checkpoint yet')
-    return kind.finished_policy(setup, restored.state)
+    return finished_policy(setup, restored.state)

@@ -1,11 +1,10 @@
 """Supervised updates: what every kind of fine-tuning on demonstrations shares."""
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import optax
@@ -13,38 +12,16 @@ import optax
 from mrt_jax.errors import InputError
 from mrt_jax.methods.kept_traces import KeptTrace, read_kept
 from mrt_jax.methods.sft import Demonstration, pack
-from mrt_jax.models.lora import join, merge
 from mrt_jax.models.transformer import Transformer
-from mrt_jax.policies.adapters import save_adapters
 from mrt_jax.policies.policy import Policy
-from mrt_jax.policies.save import save_policy
 from mrt_jax.training.network import trained_dtype
 from mrt_jax.training.objective import SupervisedBatch, supervised_loss
 from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
 from mrt_jax.training.state import TrainState
 from mrt_jax.training.update import make_update
+from mrt_jax.training.whole_run import Setup
 
 Fit = Callable[[TrainState, Iterable[Demonstration]], tuple[TrainState, dict[str, Any]]]
-
-
-class Setup(Protocol):
-    """What a run of fine-tuning fixes before its first step, whatever else it does.
-
-    Attributes:
-        policy: the one that it begins from.
-        model: its network.
-        mesh: on which it lies.
-        optimizer: see `read_optimizer`.
-    """
-
-    @property
-    def policy(self) -> Policy: ...
-    @property
-    def model(self) -> Transformer: ...
-    @property
-    def mesh(self) -> jax.sharding.Mesh: ...
-    @property
-    def optimizer(self) -> optax.GradientTransformation: ...
 
 
 def check_fitting(config: Any) -> None:
@@ -141,19 +118,3 @@ def make_fit(setup: Setup, config: Any) -> Fit:
         return state, metrics
 
     return fit
-
-
-def finished_policy(setup: Setup, state: TrainState) -> Policy:
-    """The policy that a state holds, adapters folded in."""
-    frozen = setup.policy.params if setup.model.lora_rank else {}
-    return dataclasses.replace(setup.policy, params=merge(join(state.params, frozen)))
-
-
-def save_finished(setup: Setup, config: Any, state: TrainState, workdir: Path) -> None:
-    """Writes `workdir/policy`, and `workdir/adapter` if there are adapters."""
-    save_policy(workdir / 'policy', finished_policy(setup, state), config.save_dtype)
-    if config.lora_rank:
-        save_adapters(
-            workdir / 'adapter', state.params, setup.policy.config, config.policy,
-            config.save_dtype,
-        )

@@ -5,31 +5,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mrt_jax.errors import InputError
-from mrt_jax.policies.policy import Policy
-from mrt_jax.training import fitting, reinforcement, rl_setup, star, supervised
+from mrt_jax.training import reinforcement, rl_setup, star, supervised
+from mrt_jax.training.whole_run import Setup
 
 
 class Kind(NamedTuple):
     """One kind of training.
 
     Attributes:
-        prepare: checks a config before anything is compiled and returns what a run fixes, among it
-            `model`, `optimizer` and `mesh`; raises InputError.
+        prepare: checks a config before anything is compiled and returns what a run fixes; raises
+            InputError.
         train: runs it in a workdir, or goes on there; False if SIGTERM has stopped it.
-        finished_policy: the policy that a state holds, from what `prepare` returns and the state.
     """
 
-    prepare: Callable[[Any], Any]
+    prepare: Callable[[Any], Setup]
     train: Callable[[Any, Path], bool]
-    finished_policy: Callable[[Any, Any], Policy]
 
 
 KINDS = {
-    'rl': Kind(
-        rl_setup.prepare, reinforcement.train_policy, reinforcement.finished_policy
-    ),
-    'sft': Kind(supervised.prepare, supervised.train_supervised, fitting.finished_policy),
-    'star': Kind(star.prepare, star.train_star, fitting.finished_policy),
+    'rl': Kind(rl_setup.prepare, reinforcement.train_policy),
+    'sft': Kind(supervised.prepare, supervised.train_supervised),
+    'star': Kind(star.prepare, star.train_star),
 }
 
 

@@ -1,6 +1,5 @@
 """Reinforcement learning: rollouts, episodes, meta-prover, credit, update."""
 
-import dataclasses
 import functools
 import time
 from pathlib import Path
@@ -9,23 +8,20 @@ from typing import Any
 import jax
 
 from mrt_jax.data.iterator import ProblemIterator
-from mrt_jax.models.lora import join, merge
-from mrt_jax.policies.adapters import save_adapters
-from mrt_jax.policies.policy import Policy
-from mrt_jax.policies.save import save_policy
-from mrt_jax.sharding.rules import use_mesh
+from mrt_jax.models.lora import join
 from mrt_jax.training.collect import (
     ask_prover,
     collect_groups,
     roll_out,
 )
-from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
+from mrt_jax.training.loop import Trainer
 from mrt_jax.training.objective import policy_loss
 from mrt_jax.training.prefix_pool import PrefixSource
 from mrt_jax.training.rl_batch import correct_mismatch, make_batch, regret_of
 from mrt_jax.training.rl_setup import Setup, prepare
-from mrt_jax.training.state import TrainState, abstract_state, start_training
+from mrt_jax.training.state import TrainState, abstract_state
 from mrt_jax.training.update import make_scorer, make_update
+from mrt_jax.training.whole_run import first_state, train_to_the_end
 from mrt_jax.training.workdir import check_origin
 
 
@@ -56,10 +52,6 @@ def train_policy(config: Any, workdir: Path) -> bool:
     batches = ProblemIterator(setup.problems, config.prompts_per_step, config.seed)
     pool = PrefixSource(setup, batches, workdir) if setup.from_prefixes else None
     totals = {'sampled_tokens_total': 0}
-
-    def begin() -> TrainState:
-        key = jax.random.key(config.seed)
-        return start_training(setup.model, setup.policy.params, optimizer, setup.mesh, key)
 
     def step(state: TrainState, number: int) -> tuple[TrainState, dict[str, Any]]:
         started = time.monotonic()
@@ -111,7 +103,7 @@ def train_policy(config: Any, workdir: Path) -> bool:
         totals.update(meta['totals'])
 
     trainer = Trainer(
-        begin=begin,
+        begin=lambda: first_state(setup, config),
         goes_on=goes_on,
         target=abstract_state(setup.model, optimizer, setup.mesh),
         step=step,
@@ -119,27 +111,7 @@ def train_policy(config: Any, workdir: Path) -> bool:
         restore_position=restore_position,
         shown=('reward', 'regret', 'progress', 'response_tokens', 'entropy', 'tokens_per_second'),
     )
-    loop = LoopConfig(
-        config.num_steps, config.checkpoint_every, config.keep_checkpoints,
-        config.max_skipped_in_a_row,
-    )
-    with use_mesh(setup.mesh):
-        state = run_loop(trainer, loop, workdir)
-    if state is None:
-        return False
-    save_policy(workdir / 'policy', finished_policy(setup, state), config.save_dtype)
-    if config.lora_rank:
-        save_adapters(
-            workdir / 'adapter', state.params, setup.policy.config, config.policy,
-            config.save_dtype,
-        )
-    return True
-
-
-def finished_policy(setup: Setup, state: TrainState) -> Policy:
-    """The policy that a state holds, adapters folded in."""
-    frozen = setup.policy.params if setup.model.lora_rank else {}
-    return dataclasses.replace(setup.policy, params=merge(join(state.params, frozen)))
+    return train_to_the_end(setup, config, trainer, workdir)
 
 
 def validate(setup: Setup, params: Any) -> dict[str, Any]:

@@ -26,11 +26,10 @@ from mrt_jax.methods.star import SelectionConfig, select
 from mrt_jax.models.lora import join
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.policy import Policy
-from mrt_jax.sharding.rules import use_mesh
 from mrt_jax.tasks.task import Problem
 from mrt_jax.training import rl_setup
 from mrt_jax.training.collect import ask_prover, roll_out
-from mrt_jax.training.fitting import check_fitting, make_fit, read_optimizer, save_finished
+from mrt_jax.training.fitting import check_fitting, make_fit, read_optimizer
 from mrt_jax.training.iterations import (
     Iteration,
     fingerprint,
@@ -39,10 +38,11 @@ from mrt_jax.training.iterations import (
     read_kept_of,
     write_iteration,
 )
-from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
+from mrt_jax.training.loop import Trainer
 from mrt_jax.training.reinforcement import validate
 from mrt_jax.training.rl_batch import describe
-from mrt_jax.training.state import TrainState, abstract_state, start_training
+from mrt_jax.training.state import TrainState, abstract_state
+from mrt_jax.training.whole_run import first_state, train_to_the_end
 from mrt_jax.training.workdir import check_origin
 
 FINE_TUNE_FROM = ('last', 'start')
@@ -148,17 +148,13 @@ def train_star(config: Any, workdir: Path) -> bool:
     frozen = setup.policy.params if config.lora_rank else {}
     run = _Run(setup, workdir)
 
-    def begin() -> TrainState:
-        key = jax.random.key(config.seed)
-        return start_training(setup.model, setup.policy.params, setup.optimizer, setup.mesh, key)
-
     def step(state: TrainState, number: int) -> tuple[TrainState, dict[str, Any]]:
         iteration, place = divmod(number, config.steps_per_iteration)
         figures: dict[str, Any] = {}
         if place == 0:
             figures = run.begin_iteration(iteration, join(state.params, frozen))
             if config.fine_tune_from == 'start':
-                state = begin().replace(
+                state = first_state(setup, config).replace(
                     step=state.step, skipped_in_a_row=state.skipped_in_a_row
                 )
         epochs = run.epochs_of(iteration)
@@ -185,7 +181,7 @@ def train_star(config: Any, workdir: Path) -> bool:
         run.restore(meta)
 
     trainer = Trainer(
-        begin=begin,
+        begin=lambda: first_state(setup, config),
         goes_on=goes_on,
         target=abstract_state(setup.model, setup.optimizer, setup.mesh),
         step=step,
@@ -193,16 +189,7 @@ def train_star(config: Any, workdir: Path) -> bool:
         restore_position=restore_position,
         shown=('loss', 'reward', 'regret', 'progress', 'kept_share', 'response_tokens'),
     )
-    loop = LoopConfig(
-        config.num_steps, config.checkpoint_every, config.keep_checkpoints,
-        config.max_skipped_in_a_row,
-    )
-    with use_mesh(setup.mesh):
-        state = run_loop(trainer, loop, workdir)
-    if state is None:
-        return False
-    save_finished(setup, config, state, workdir)
-    return True
+    return train_to_the_end(setup, config, trainer, workdir)
 
 
 class _Run:

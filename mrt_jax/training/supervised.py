@@ -17,7 +17,7 @@ from mrt_jax.policies.chat import ChatTemplate
 from mrt_jax.policies.load import load_policy
 from mrt_jax.policies.policy import Policy
 from mrt_jax.sharding.mesh import make_mesh, validate_mesh
-from mrt_jax.sharding.rules import param_shardings, use_mesh
+from mrt_jax.sharding.rules import param_shardings
 from mrt_jax.tasks.countdown_tokenizer import (
     CHAT_TEMPLATE,
     DIRECT_CHAT_TEMPLATE,
@@ -30,11 +30,11 @@ from mrt_jax.training.fitting import (
     make_fit,
     read_demonstrations,
     read_optimizer,
-    save_finished,
 )
-from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
+from mrt_jax.training.loop import Trainer
 from mrt_jax.training.network import check_network, make_network
-from mrt_jax.training.state import TrainState, abstract_state, start_training
+from mrt_jax.training.state import TrainState, abstract_state
+from mrt_jax.training.whole_run import first_state, train_to_the_end
 from mrt_jax.training.workdir import check_origin
 
 
@@ -167,10 +167,6 @@ def train_supervised(config: Any, workdir: Path) -> bool:
     epochs = Epochs(setup.kept, (config.seed,)) if setup.kept else None
     problems = None if epochs else setup.task.problems('train')
 
-    def begin() -> TrainState:
-        key = jax.random.key(config.seed)
-        return start_training(setup.model, setup.policy.params, setup.optimizer, setup.mesh, key)
-
     def written(step: int) -> Iterator[Demonstration]:
         """Follows from seed and step alone, so a resumed run needs no data position."""
         assert problems
@@ -198,7 +194,7 @@ def train_supervised(config: Any, workdir: Path) -> bool:
             epochs.restore(meta.get('demonstrations', {}))
 
     trainer = Trainer(
-        begin=begin,
+        begin=lambda: first_state(setup, config),
         goes_on=lambda done: done < config.num_steps,
         target=abstract_state(setup.model, setup.optimizer, setup.mesh),
         step=step,
@@ -206,13 +202,4 @@ def train_supervised(config: Any, workdir: Path) -> bool:
         restore_position=restore_position,
         shown=('loss', 'grad_norm', 'tokens_per_second'),
     )
-    loop = LoopConfig(
-        config.num_steps, config.checkpoint_every, config.keep_checkpoints,
-        config.max_skipped_in_a_row,
-    )
-    with use_mesh(setup.mesh):
-        state = run_loop(trainer, loop, workdir)
-    if state is None:
-        return False
-    save_finished(setup, config, state, workdir)
-    return True
+    return train_to_the_end(setup, config, trainer, workdir)

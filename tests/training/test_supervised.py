@@ -178,10 +178,10 @@ def from_file(policy, kept_file, **changes):
 
 
 def test_given_solutions_of_the_training_problems(policy, tmp_path):
-    """Fine-tuning as an arm of a comparison is configured: over reinforcement learning."""
+    """A single run of what a comparison has as an arm."""
     run = small_run(policy, 'sft_same_data', num_steps=6)
     run.optimizer.learning_rate = 0.01
-    assert 'model' not in run
+    assert not run.model
     assert train_supervised(run, tmp_path)
     assert losses(tmp_path)[-1] < losses(tmp_path)[0] - 0.5
 

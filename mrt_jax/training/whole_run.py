@@ -1,0 +1,75 @@
+"""A run from its first step to the policy that it writes, whatever it trains for."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import optax
+
+from mrt_jax.models.lora import join, merge
+from mrt_jax.models.transformer import Transformer
+from mrt_jax.policies.adapters import save_adapters
+from mrt_jax.policies.policy import Policy
+from mrt_jax.policies.save import save_policy
+from mrt_jax.sharding.rules import use_mesh
+from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
+from mrt_jax.training.state import TrainState, start_training
+
+
+class Setup(Protocol):
+    """What every run fixes before its first step.
+
+    Attributes:
+        policy: the one that it begins from.
+        model: its network.
+        mesh: on which it lies.
+        optimizer: of the parameters that train.
+    """
+
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def model(self) -> Transformer: ...
+    @property
+    def mesh(self) -> jax.sharding.Mesh: ...
+    @property
+    def optimizer(self) -> optax.GradientTransformation: ...
+
+
+def first_state(setup: Setup, config: Any) -> TrainState:
+    """The state before the first update of `config.seed`."""
+    key = jax.random.key(config.seed)
+    return start_training(setup.model, setup.policy.params, setup.optimizer, setup.mesh, key)
+
+
+def finished_policy(setup: Setup, state: TrainState) -> Policy:
+    """The policy that a state holds, adapters folded in."""
+    frozen = setup.policy.params if setup.model.lora_rank else {}
+    return dataclasses.replace(setup.policy, params=merge(join(state.params, frozen)))
+
+
+def train_to_the_end(setup: Setup, config: Any, trainer: Trainer, workdir: Path) -> bool:
+    """Trains, or goes on, and writes `workdir/policy`, and `workdir/adapter` if there are adapters.
+
+    Returns:
+        Whether the last step was reached; else SIGTERM has stopped the run, which can go on.
+
+    Raises:
+        NonFiniteError: see `run_loop`.
+    """
+    loop = LoopConfig(
+        config.num_steps, config.checkpoint_every, config.keep_checkpoints,
+        config.max_skipped_in_a_row,
+    )
+    with use_mesh(setup.mesh):
+        state = run_loop(trainer, loop, workdir)
+    if state is None:
+        return False
+    save_policy(workdir / 'policy', finished_policy(setup, state), config.save_dtype)
+    if config.lora_rank:
+        save_adapters(
+            workdir / 'adapter', state.params, setup.policy.config, config.policy,
+            config.save_dtype,
+        )
+    return True
