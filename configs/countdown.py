@@ -28,6 +28,7 @@ MRT:
 | mrt | outcome + alpha x progress of each episode, on that episode's tokens |
 | mrt_to_go | progress from each episode to the trace's end |
 | mrt_scalar | progress summed over the trace |
+| mrt_closes | mrt, the token that ends an episode with that episode's credit: the exact gradient |
 | mrt_one_branch | mrt with one answer at each boundary instead of four: half the tokens a step |
 | mrt_rl | groups that share a prefix; those that think on are paid for what they add to stopping |
 | mrt_rl_published | r' = r + alpha (r - J) for all and GRPO's normaliser, where alpha cancels |
@@ -69,6 +70,7 @@ RECIPES = {
     'mrt': {'credit': 'episode'},
     'mrt_to_go': {'credit': 'to_go'},
     'mrt_scalar': {'credit': 'scalar'},
+    'mrt_closes': {'credit': 'episode', 'marker': 'closes'},
     'mrt_one_branch': {'credit': 'episode', 'branches': 1},
     # Progress for those that think on, less what stopping at the prefix is worth: alpha counts, and
     # a hard prefix, where nobody is right, teaches nothing (MRT section 3.2, variants a and c).
@@ -84,8 +86,8 @@ RECIPES = {
 COMPARED = ('grpo', 'length_penalty', 'mrt_scalar', 'mrt', 'mrt_to_go', 'mrt_one_branch')
 # Those of the comparison of methods.
 METHODS = (
-    'grpo', 'length_penalty', 'sft_same_data', 'star', 'mrt_star', 'mrt_rl', 'mrt', 'mrt_to_go',
-    'mrt_scalar',
+    'grpo', 'length_penalty', 'sft_same_data', 'star', 'mrt_star', 'mrt_rl', 'mrt', 'mrt_closes',
+    'mrt_to_go', 'mrt_scalar',
 )
 
 
