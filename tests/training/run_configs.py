@@ -1,18 +1,22 @@
 """Runs small enough for tests: an untrained policy that the countdown tokeniser reads."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import ml_collections
 
 from configs import countdown
+from mrt_jax.kernels.episodes import TokenWindows
 from mrt_jax.policies.chat import ChatTemplate
 from mrt_jax.policies.policy import Policy
 from mrt_jax.policies.save import save_policy
 from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, WORDS, countdown_tokenizer
+from mrt_jax.tasks.task import Task, Verdict, get_task
 from tests.tiny import tiny_model
 
 
@@ -45,6 +49,26 @@ def small_run(
     )
     config.update(small | changes)
     return config
+
+
+# Of an iteration of STaR.
+SMALL_STAR = dict(
+    problems_per_iteration=4, steps_per_iteration=2, rows_per_step=8, max_answer_tokens=8
+)
+
+
+def get_easy_task(name: str, **texts: str) -> Task:
+    """A task in which numbers are right: an untrained policy has something to keep, and to learn.
+    """
+    return dataclasses.replace(get_task(name, **texts), check=_check_number, rule=TokenWindows(8))
+
+
+def _check_number(response: str, answer: Any) -> Verdict:
+    del answer
+    _, answered, said = response.rpartition('Answer: ')
+    if not answered or not said:
+        return Verdict(False, None, 'no_answer')
+    return Verdict(said[0].isdigit(), said, 'equal')
 
 
 def keep_data_in(folder: Path) -> None:

@@ -13,13 +13,19 @@ from mrt_jax.errors import InputError
 from mrt_jax.evaluation import comparison
 from mrt_jax.methods.credit import Outcomes, Starts, assign_credit
 from mrt_jax.methods.experience import explore
-from mrt_jax.training import collect
+from mrt_jax.training import collect, rl_setup
 from mrt_jax.training.arms import OF_THE_COMPARISON, arm_config
 from mrt_jax.training.key_effects import CONDITIONS, check_effects, why_mute
 from mrt_jax.training.objectives import KINDS, train
 from mrt_jax.training.rl_setup import read_credit
 from tests.training.noted_config import NotedConfig, declared_keys
-from tests.training.run_configs import keep_data_in, save_untrained_policy, small_run
+from tests.training.run_configs import (
+    SMALL_STAR,
+    get_easy_task,
+    keep_data_in,
+    save_untrained_policy,
+    small_run,
+)
 
 SHIPPED = {
     **{f'countdown:{v}': countdown.get_config(v)
@@ -46,19 +52,13 @@ def policy(tmp_path_factory):
     return save_untrained_policy(tmp_path_factory.mktemp('policy') / 'untrained')
 
 
-def tiny_self_taught(policy):
-    del policy  # That of the config, which is right now and then.
-    config = countdown.get_config('mrt_star')
-    config.update(
-        num_steps=1, problems_per_iteration=8, steps_per_iteration=1, prompts_per_step=8,
-        group_size=2, branches=2, max_thinking_tokens=60, rows_per_step=8, microbatch_rows=8,
-    )
-    config.evaluation.update(EVALUATION)
-    return config
+def tiny_self_taught(folder):
+    policy = save_untrained_policy(folder / 'untrained', sharpness=1)
+    return small_run(policy, 'mrt_star', num_steps=2, **SMALL_STAR)
 
 
-def tiny_warm_start(policy):
-    del policy  # From scratch.
+def tiny_warm_start(folder):
+    del folder  # From scratch.
     config = countdown.warm_start()
     config.update(num_steps=1, rows_per_step=4, microbatch_rows=4, max_thinking_tokens=24,
                   max_answer_tokens=4)
@@ -96,9 +96,10 @@ def keys_read(policy, tmp_path_factory):
         workdir = tmp_path_factory.mktemp('compare')
         noted = NotedConfig(config, seen['compare'])
         assert comparison.compare(noted, workdir)
+        patch.setattr(rl_setup, 'get_task', get_easy_task)
         for kind, make_config in TINY_RUNS.items():
-            noted = NotedConfig(make_config(policy), seen[kind])
-            assert train(noted, tmp_path_factory.mktemp(kind))
+            folder = tmp_path_factory.mktemp(kind)
+            assert train(NotedConfig(make_config(folder), seen[kind]), folder)
     # Evaluation and report read the same whatever was trained.
     for kind in KINDS:
         seen[kind] |= {key for key in seen['compare'] if key not in OF_THE_COMPARISON}

@@ -10,31 +10,19 @@ import numpy as np
 import pytest
 
 from mrt_jax.errors import InputError
-from mrt_jax.kernels.episodes import TokenWindows
 from mrt_jax.policies.load import load_policy
 from mrt_jax.tasks.task import Verdict, get_task
 from mrt_jax.training import fitting, rl_setup, star
 from mrt_jax.training.export import read_workdir
 from mrt_jax.training.objectives import check_config, train
 from tests.training.run_configs import (
+    SMALL_STAR,
+    get_easy_task,
     keep_data_in,
     read_steps,
     save_untrained_policy,
     small_run,
 )
-
-SMALL = dict(
-    problems_per_iteration=4, steps_per_iteration=2, rows_per_step=8, max_answer_tokens=8
-)
-
-
-def check(response, answer):
-    """Numbers are right, so that an untrained policy has something to keep, and to learn."""
-    del answer
-    _, answered, said = response.rpartition('Answer: ')
-    if not answered or not said:
-        return Verdict(False, None, 'no_answer')
-    return Verdict(said[0].isdigit(), said, 'equal')
 
 
 @pytest.fixture(scope='module')
@@ -45,16 +33,13 @@ def policy(tmp_path_factory):
 
 @pytest.fixture(scope='module', autouse=True)
 def easy_task():
-    def get_easy_task(name, **texts):
-        return dataclasses.replace(get_task(name, **texts), check=check, rule=TokenWindows(8))
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rl_setup, 'get_task', get_easy_task)
         yield
 
 
 def run_config(policy, variant='mrt_star', **changes):
-    config = small_run(policy, variant, **(SMALL | changes))
+    config = small_run(policy, variant, **(SMALL_STAR | changes))
     config.optimizer.learning_rate = 0.01
     return config
 
@@ -196,7 +181,7 @@ def test_what_is_written_is_what_is_trained_on(policy, tmp_path, monkeypatch):
     for line in lines:
         text = tokenizer.decode(line['thought_tokens'] + line['answer_tokens'])
         assert text == line['thought'] + line['answer']
-        assert check(text, None).correct
+        assert get_easy_task('countdown').check(text, None).correct
 
 
 @pytest.mark.parametrize('fine_tune_from', ['last', 'start'])
