@@ -7,6 +7,7 @@ python -m experiments.train --config=configs/countdown.py:VARIANT --workdir=runs
 | demo (default) | outcome reward and MRT from the shipped warm start, compared on the test split |
 | compare | outcome reward, a length penalty, MRT's credits: three seeds, equal updates and tokens |
 | methods | outcome reward, fine-tuning and MRT's forms: three seeds, equal updates and tokens |
+| arms=A+B+... | the variants below that are named, the first as reference: three seeds, equal updates |
 | sft | the supervised warm start that made experiments/policies/countdown |
 
 Outcome reward:
@@ -103,10 +104,23 @@ def get_config(variant: str = 'demo') -> ml_collections.ConfigDict:
         return comparison(arms=COMPARED, seeds=(0, 1, 2), equal_tokens=True)
     if variant == 'methods':
         return comparison(arms=METHODS, seeds=(0, 1, 2), equal_tokens=True)
+    if variant.startswith('arms='):
+        return _chosen(variant.removeprefix('arms=').split('+'))
     if variant == 'sft':
         return warm_start()
     known = ', '.join(['demo', 'compare', 'methods', *RECIPES, *IMITATIONS, 'sft'])
     raise ValueError(f'configs/countdown.py has no variant {variant!r}; it has {known}')
+
+
+def _chosen(arms: list[str]) -> ml_collections.ConfigDict:
+    """A comparison of the variants that are named."""
+    unknown = [arm for arm in arms if arm not in {*RECIPES, *IMITATIONS}]
+    if unknown:
+        known = ', '.join([*RECIPES, *IMITATIONS])
+        raise ValueError(f'configs/countdown.py has no arm {unknown[0]!r}; it has {known}')
+    config = comparison(arms=tuple(arms), seeds=(0, 1, 2), equal_tokens=False)
+    config.reference_arm = arms[0]
+    return config
 
 
 def _shared() -> ml_collections.ConfigDict:

@@ -36,6 +36,13 @@ def test_variants_have_the_keys_of_their_kind(name, variant):
         module.get_config('other')
 
 
+def test_arms_of_a_comparison_can_be_named():
+    config = countdown.get_config('arms=mrt+star')
+    assert [*config.arms] == ['mrt', 'star'] and config.reference_arm == 'mrt'
+    with pytest.raises(ValueError, match="no arm 'mtr'; it has grpo"):
+        countdown.get_config('arms=grpo+mtr')
+
+
 def test_a_config_without_a_policy_says_so():
     config = importlib.import_module('configs.math').get_config()
     with pytest.raises(InputError, match='no policy is given'):
