@@ -7,7 +7,7 @@ python -m experiments.train --config=configs/countdown.py:VARIANT --workdir=runs
 | demo (default) | outcome reward and MRT from the shipped warm start, compared on the test split |
 | compare | outcome reward, a length penalty, MRT's credits: three seeds, equal updates and tokens |
 | methods | outcome reward, fine-tuning and MRT's forms: three seeds, equal updates and tokens |
-| arms=A+B+... | the variants below that are named, the first as reference: three seeds, equal updates |
+| arms=A+B+... | variants below by name, compared with the first: three seeds, equal updates |
 | sft | the supervised warm start that made experiments/policies/countdown |
 
 Outcome reward:
