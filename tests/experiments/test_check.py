@@ -56,6 +56,7 @@ def test_command_line(tmp_path):
     failed = subprocess.run([*command, '--task=chess'], capture_output=True, text=True)
     assert failed.returncode == 2
     assert failed.stderr == (
-        "task 'chess' is unknown; known: countdown, countdown:full, math, math:DATASET, "
+        "task 'chess' is unknown; known: countdown, countdown:full, countdown_backtrack, math, "
+        'math:DATASET, '
         "math_direct, math_direct:DATASET, reasoning_gym:GENERATOR\n"
     )
