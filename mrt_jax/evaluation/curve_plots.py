@@ -29,6 +29,7 @@ from mrt_jax.evaluation.plot_style import (
 )
 from mrt_jax.evaluation.plots import band_strength, draw_band, tick_at
 
+MOST_FROM_START = 0.5  # share of resamples; above it the ratio is a bound and no estimate
 MOST_FANS = 4  # boundaries whose votes are drawn; all are in the data
 ONE_ANSWER, VOTES = 'boundary, one answer', 'boundary, maj@k'
 # Style and dashes of the other curves.
@@ -164,6 +165,7 @@ def plot_efficiency(
     """Token efficiency of each policy over the baseline, with its interval, on a scale of ratios.
 
     An arrow marks an end that does not exist: resamples in which the policy never gets as far.
+    Where it mostly is as far at its first point, there is no ratio to draw.
     """
     measures = [key for key in MEASURES if any(key in found for found in efficiencies.values())]
     figure, (axes,) = new_panels(theme, 1, height=1.5 + 0.5 * len(measures) * len(efficiencies))
@@ -201,6 +203,13 @@ def _draw_ratio(
     """A ratio with its interval at a height, and both as text beside the plot."""
     color, (least, most) = style['color'], axes.get_xlim()
     low, mean, high = (one.ratio[key] for key in ('low', 'mean', 'high'))
+    axes.annotate(
+        write_ratio(one), (1, row), xycoords=('axes fraction', 'data'), xytext=(8, 0),
+        textcoords='offset points', va='center', fontsize=9, color=theme.text,
+        annotation_clip=False,
+    )
+    if one.from_start > MOST_FROM_START:
+        return
     axes.hlines(row, low or least, most if high is None else high or least, color=color, lw=1.8)
     if not low:
         axes.plot(least, row, '<', color=color, markersize=6, clip_on=False)
@@ -208,16 +217,13 @@ def _draw_ratio(
         axes.plot(most, row, '>', color=color, markersize=6, clip_on=False)
     if mean:
         axes.plot(mean, row, **style)
-    axes.annotate(
-        write_ratio(one), (1, row), xycoords=('axes fraction', 'data'), xytext=(8, 0),
-        textcoords='offset points', va='center', fontsize=9, color=theme.text,
-        annotation_clip=False,
-    )
 
 
 def write_ratio(efficiency: Efficiency) -> str:
     """The ratio with its interval, as `1.25 [0.90, 1.60]`; 0 stands for never."""
     ratio = efficiency.ratio
+    if efficiency.from_start > MOST_FROM_START:
+        return 'reached at\nits first point'
     if ratio['mean'] is None and efficiency.accuracy['mean']:
         return f'not reached\n({efficiency.not_reached:.0%} of resamples)'
     low, mean, high = (

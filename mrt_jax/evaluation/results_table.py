@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mrt_jax.evaluation.curve_plots import write_ratio
 from mrt_jax.evaluation.efficiency import Efficiency, token_efficiency
 from mrt_jax.evaluation.page import Table
 from mrt_jax.evaluation.seeds import (
@@ -57,14 +58,10 @@ def _results(
     results: Mapping[str, Any], statistics: Mapping[str, SeedStatistics], budgets: Sequence[int]
 ) -> Table:
     thirds = sorted({budgets[-(-len(budgets) * part // 3) - 1] for part in (1, 2, 3)})
-    headline = headline_measures(max(budgets))
-    measures: dict[str, tuple[Key, int]] = {
-        'pass@1': headline.pop('pass@1'), 'tokens per answer': (('response_tokens',), 0), **headline
-    }
-    measures |= {
-        name: measure for budget in thirds for name, measure in headline_measures(budget).items()
-    }
-    *_, (regret, _) = measures.values()
+    measures: dict[str, tuple[Key, int]] = {'tokens per answer': (('response_tokens',), 0)}
+    for budget in thirds:
+        measures |= headline_measures(budget)
+    *_, (regret, _) = measures.values()  # At the full budget.
     rows = [
         [
             name,
@@ -135,17 +132,13 @@ def _gains(
         caption=f'How many times as far from {start} as {reference} a policy has come in pass@1 '
         '(intervals over problems and seeds), and how many times as many tokens '
         f'{reference} needs for its own last J, and for its last maj@k, as the policy needs for '
-        'the same (over problems, the traces of all seeds together; – where that is not reached). '
+        'the same (over problems, the traces of all seeds together). '
         'The paper reports gains of 2 to 3 and an efficiency of 1.2 to 1.6.',
     )
 
 
 def _ratio(efficiency: Efficiency | None) -> str:
-    if efficiency is None:
-        return '–'
-    ends = (efficiency.ratio[key] for key in ('mean', 'low', 'high'))
-    mean, low, high = ('–' if value is None else f'{value:.2f}' for value in ends)
-    return f'{mean} [{low}, {high}]'
+    return '–' if efficiency is None else write_ratio(efficiency).replace('\n', ' ')
 
 
 def write_markdown(path: Path, title: str, tables: Sequence[Table], note: str) -> None:
