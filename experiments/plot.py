@@ -22,8 +22,6 @@ of whole traces. A workdir gives the traces in its evaluations/, those of all se
 together, and its metrics.jsonl; a comparison also those of its runs/.
 """
 
-import csv
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -150,18 +148,14 @@ def plot(
 
 def _write(output: Path, name: str, drawing: 'Drawing', dark: bool) -> Path:
     """Writes picture and table, each whole or not at all."""
+    from mrt_jax.evaluation.csv_file import write_csv
     from mrt_jax.evaluation.plot_style import DARK, LIGHT, to_png
 
     theme = DARK if dark else LIGHT
-    picture, table = output / f'{name}.png', output / f'{name}.csv'
+    picture = output / f'{name}.png'
     png = to_png(drawing.draw(theme), theme)
-    partial = output / f'.{name}.{os.getpid()}.partial'
-    with partial.open('w', encoding='utf-8', newline='') as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(drawing.header)
-        # What does not exist is an empty cell.
-        writer.writerows(drawing.rows)
-    partial.replace(table)
+    write_csv(output / f'{name}.csv', drawing.header, drawing.rows)
+    partial = output / f'{name}.png.partial'
     partial.write_bytes(png)
     partial.replace(picture)
     print(picture)

@@ -1,8 +1,6 @@
 """The table of a sweep, from the folders of its runs alone."""
 
-import csv
 import dataclasses
-import io
 import json
 import math
 import shlex
@@ -13,6 +11,7 @@ from typing import Any
 from experiments.sweep_parts.runs import Outcome, Run, Sweep, read_outcome, write_whole
 from mrt_jax.errors import InputError
 from mrt_jax.evaluation.comparison import Contestant, read_run
+from mrt_jax.evaluation.csv_file import write_csv
 from mrt_jax.evaluation.number_text import HEADLINES
 from mrt_jax.evaluation.page import Table
 from mrt_jax.evaluation.plot_style import LIGHT
@@ -71,7 +70,7 @@ def write_results(sweep: Sweep, by: str) -> Path:
     strays = _stray_keys(sweep, configs)
     content = _to_json(sweep, settings, budgets, by, strays)
     write_whole(folder / 'results.json', json.dumps(content, indent=1, allow_nan=False) + '\n')
-    write_whole(folder / 'results.csv', _to_csv(settings, keys))
+    write_csv(folder / 'results.csv', *_csv_table(settings, keys))
     picture, axis = folder / 'results.png', _numeric_key(settings) if finished else None
     picture.unlink(missing_ok=True)
     if axis:
@@ -286,21 +285,22 @@ def _finite(interval: SeedInterval) -> dict[str, Any]:
     }
 
 
-def _to_csv(settings: Sequence[Setting], keys: Sequence[str]) -> str:
+def _csv_table(
+    settings: Sequence[Setting], keys: Sequence[str]
+) -> tuple[list[str], list[list[Any]]]:
+    """Names of the columns, and the rows."""
     statuses = ('finished', 'failed', 'unfinished', 'missing')
     columns = [*BETTER, 'less_first']
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
     ends = [f'{name}{end}' for name in columns for end in ('', '_low', '_high')]
-    writer.writerow(['rank', *keys, *statuses, 'updates', 'sampled_tokens', *ends])
+    rows = []
     for place, setting in enumerate(settings, 1):
         own = _numbers(setting.ranked)
         found = [own.get(name) or {} for name in columns]
-        writer.writerow([
+        rows.append([
             place if own else None,
             *(setting.overrides.get(key) for key in keys),
             *(setting.count(status) for status in statuses),
             own.get('updates'), own.get('sampled_tokens'),
             *(each.get(end) for each in found for end in ('mean', 'low', 'high')),
         ])
-    return text.getvalue()
+    return ['rank', *keys, *statuses, 'updates', 'sampled_tokens', *ends], rows

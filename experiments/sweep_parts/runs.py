@@ -26,6 +26,7 @@ from experiments import cli
 from mrt_jax.errors import InputError
 from mrt_jax.policies.json_files import read_json
 from mrt_jax.training.key_effects import check_effects
+from mrt_jax.whole_file import whole_file
 
 DESCRIPTION = 'sweep.json'
 LOG, EXIT_CODE = 'log.txt', 'exit_code'
@@ -239,9 +240,8 @@ def read_outcome(folder: Path) -> Outcome:
 
 def write_whole(file: Path, text: str) -> None:
     """Writes a file that appears whole or not at all."""
-    partial = file.with_name(f'.{file.name}.partial')
-    partial.write_text(text, encoding='utf-8')
-    partial.replace(file)
+    with whole_file(file) as stream:
+        stream.write(text)
 
 
 def _load(source: str) -> tuple[str, list[dict[str, Any]]]:

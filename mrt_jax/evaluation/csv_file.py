@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mrt_jax.whole_file import whole_file
+
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Writes a table with a line of column names; numbers as they are, None as nothing.
 
     The file appears whole or not at all.
     """
-    partial = path.with_name(f'{path.name}.partial')
-    with partial.open('w', encoding='utf-8', newline='') as file:
+    with whole_file(path, newline='') as file:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerow(columns)
         writer.writerows(rows)
-    partial.replace(path)

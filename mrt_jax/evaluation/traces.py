@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mrt_jax.errors import InputError
+from mrt_jax.whole_file import whole_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,14 +131,11 @@ def write_traces(
         path: file to write.
         records: by the name of the policy, which is the field `policy` of each line.
     """
-    path = Path(path)
-    partial = path.with_name(path.name + '.partial')
-    with partial.open('w', encoding='utf-8') as file:
+    with whole_file(Path(path)) as file:
         for name, traces in records.items():
             for record in traces:
                 line = {'policy': name} | dataclasses.asdict(record)
                 file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + '\n')
-    partial.replace(path)
 
 
 def read_traces(path: str | os.PathLike) -> dict[str, list[TraceRecord]]:

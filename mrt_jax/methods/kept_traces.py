@@ -9,6 +9,7 @@ from typing import Any
 from mrt_jax.errors import InputError
 from mrt_jax.methods.sft import Demonstration
 from mrt_jax.policies.tokenizers import Tokenizer
+from mrt_jax.whole_file import whole_file
 
 PARTS = ('prompt', 'thought', 'answer')
 
@@ -44,15 +45,13 @@ class KeptTrace:
 
 def write_kept(file: Path, kept: Iterable[KeptTrace], tokenizer: Tokenizer) -> None:
     """Writes one trace a line, texts beside token ids; the file appears whole or not at all."""
-    partial = file.with_name(f'{file.name}.partial')
-    with partial.open('w', encoding='utf-8') as stream:
+    with whole_file(file) as stream:
         for trace in kept:
             line = dataclasses.asdict(trace)
             tokens = line.pop('demonstration')
             line |= _texts(trace.demonstration, tokenizer)
             line |= {f'{part}_tokens': tokens[part] for part in PARTS}
             stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + '\n')
-    partial.replace(file)
 
 
 def read_kept(file: str | Path, tokenizer: Tokenizer, vocab_size: int) -> list[KeptTrace]:

@@ -23,7 +23,7 @@ from mrt_jax.sharding.mesh import make_mesh, validate_mesh
 from mrt_jax.sharding.rules import batch_sharding, param_shardings, use_mesh
 from mrt_jax.training.network import check_network, make_network
 from mrt_jax.training.objective import UpdateBatch, policy_loss
-from mrt_jax.training.rl_setup import read_objective, read_optimizer, rows_of_update
+from mrt_jax.training.rl_setup import optimizer_of, read_objective, rows_of_update
 from mrt_jax.training.state import abstract_state, placed_shapes
 from mrt_jax.training.update import make_update
 
@@ -158,7 +158,7 @@ def _compile_update(config: Any, model: Transformer, mesh: Mesh, rows: int) -> P
     budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
     terminals = Terminals(termination_tokens=(0,) * TERMINATION_TOKENS)
     longest = config.max_prompt_tokens + response_slots(budget, terminals)
-    update_rows, optimizer = rows_of_update(config, longest), read_optimizer(config, model)
+    update_rows, optimizer = rows_of_update(config, longest), optimizer_of(config, model)
     update = make_update(
         model, optimizer, policy_loss(read_objective(config)), mesh, rows=update_rows,
         microbatch_rows=config.microbatch_rows,
@@ -205,7 +205,7 @@ def _keys(rows: int) -> jax.ShapeDtypeStruct:
 
 def _optimizer_bytes(config: Any, model: Transformer, mesh: Mesh) -> int:
     """Bytes on a device of what trains besides the parameters."""
-    state = abstract_state(model, read_optimizer(config, model), mesh)
+    state = abstract_state(model, optimizer_of(config, model), mesh)
     return sum(
         leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(state.opt_state)

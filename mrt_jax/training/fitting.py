@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 
 from mrt_jax.errors import InputError
 from mrt_jax.methods.kept_traces import KeptTrace, read_kept
 from mrt_jax.methods.sft import Demonstration, pack
-from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.policy import Policy
-from mrt_jax.training.network import trained_dtype
 from mrt_jax.training.objective import SupervisedBatch, supervised_loss
-from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
 from mrt_jax.training.state import TrainState
 from mrt_jax.training.update import make_update
 from mrt_jax.training.whole_run import Setup
@@ -41,17 +37,6 @@ def check_fitting(config: Any) -> None:
             f'confidence_n={config.confidence_n} limits the probability of whole demonstrations, '
             f'whose tokens count alike: give answer_weight=1, not {config.answer_weight}'
         )
-
-
-def read_optimizer(config: Any, model: Transformer, updates: int) -> optax.GradientTransformation:
-    """The optimiser of so many updates.
-
-    Raises:
-        InputError: see `OptimizerConfig`.
-    """
-    return make_optimizer(
-        OptimizerConfig(**config.optimizer), updates, trained_dtype(model)
-    )
 
 
 def read_demonstrations(file: str | Path, policy: Policy, row_tokens: int) -> list[KeptTrace]:

@@ -18,6 +18,7 @@ from mrt_jax.errors import InputError
 from mrt_jax.methods.kept_traces import KeptTrace, read_kept, write_kept
 from mrt_jax.methods.sft import digest
 from mrt_jax.policies.policy import Policy
+from mrt_jax.whole_file import whole_file
 
 KEPT, SAMPLING = 'kept.jsonl', 'sampling.json'
 
@@ -70,9 +71,8 @@ def write_iteration(
         'digest': _digest(iteration.kept),
         'figures': dict(iteration.figures),
     }
-    partial = described.with_name(f'{SAMPLING}.partial')
-    partial.write_text(json.dumps(about, indent=1, allow_nan=False) + '\n', encoding='utf-8')
-    partial.replace(described)
+    with whole_file(described) as stream:
+        stream.write(json.dumps(about, indent=1, allow_nan=False) + '\n')
 
 
 def read_iteration(

@@ -141,13 +141,13 @@ CONDITIONS: Mapping[str, Mapping[str, tuple[Condition, ...]]] = {
         (
             'alpha', 'outcome_weight', 'credit', 'aim', 'aim_k', 'baseline', 'normalise',
             'length_penalty', 'length_penalty_weight', 'marker', 'shrinkage', 'weigh_by_stderr',
-            'common_draws', 'refresh_prefixes_every', 'prefixes_per_group', 'bonus',
+            'refresh_prefixes_every', 'prefixes_per_group', 'bonus',
             'dynamic_sampling', 'mask_truncated', 'ratio', 'clip_low', 'clip_high', 'kl_coef',
             'entropy_coef', 'aggregation', 'mismatch.level', 'mismatch.bound', 'mismatch.most',
             'updates_per_step',
         ),
         (_NEVER,),
-    ) | {'branches': (_PROVES,), 'prover_rounds': (_PROVES,)},
+    ) | {'branches': (_PROVES,), 'prover_rounds': (_PROVES,), 'common_draws': (_PROVES,)},
 }
 
 

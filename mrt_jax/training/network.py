@@ -1,14 +1,17 @@
-"""The network of a training run: the policy's, with the config's dtypes, memory and adapters."""
+"""The network of a training run, the policy's with the config's dtypes, memory and adapters, and
+the optimiser of what trains in it."""
 
 from typing import Any
 
 import jax
+import optax
 from absl import logging
 
 from mrt_jax.errors import InputError
 from mrt_jax.models.attention_kernels import KERNELS, fastest_kernel
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.transformer import REMAT_POLICIES, Transformer
+from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
 
 DTYPES = ('float32', 'bfloat16')
 
@@ -50,3 +53,14 @@ def make_network(config: Any, model_config: ModelConfig) -> Transformer:
 def trained_dtype(model: Transformer) -> str:
     """Dtype of the parameters that train: adapters are float32 whatever they adapt."""
     return 'float32' if model.lora_rank else model.param_dtype
+
+
+def read_optimizer(config: Any, model: Transformer, updates: int) -> optax.GradientTransformation:
+    """The optimiser of so many updates.
+
+    Raises:
+        InputError: see `OptimizerConfig`.
+    """
+    return make_optimizer(
+        OptimizerConfig(**config.optimizer), updates, trained_dtype(model)
+    )

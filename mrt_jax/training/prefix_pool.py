@@ -20,6 +20,7 @@ from mrt_jax.methods.prefixes import Prefix
 from mrt_jax.tasks.task import Problem
 from mrt_jax.training.collect import Collected, collect_continuations, sample_prefixes
 from mrt_jax.training.rl_setup import Setup
+from mrt_jax.whole_file import whole_file
 
 Pool = list[list[list[Prefix]]]  # batches, their problems, prefixes of each
 
@@ -74,13 +75,11 @@ class PrefixSource:
 def write_pool(file: Path, step: int, pool: Pool) -> None:
     """Writes a pool; the file appears whole or not at all."""
     file.parent.mkdir(exist_ok=True)
-    partial = file.with_name(file.name + '.partial')
-    with partial.open('w', encoding='utf-8') as lines:
+    with whole_file(file) as lines:
         for batch, groups in enumerate(pool):
             for prefix in (prefix for group in groups for prefix in group):
                 line = {'step': step, 'batch': step + batch} | dataclasses.asdict(prefix)
                 lines.write(json.dumps(line) + '\n')
-    partial.replace(file)
 
 
 def read_pool(file: Path, batches: Sequence[Sequence[Problem]], each: int) -> Pool:

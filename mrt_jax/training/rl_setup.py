@@ -21,9 +21,8 @@ from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.sampler import response_slots
 from mrt_jax.sharding.mesh import make_mesh, row_shards, validate_mesh
 from mrt_jax.tasks.task import Problem, Task, get_task
-from mrt_jax.training.network import check_network, make_network, trained_dtype
+from mrt_jax.training.network import check_network, make_network, read_optimizer
 from mrt_jax.training.objective import ObjectiveConfig
-from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,16 +109,13 @@ def _named(settings: type, config: Any) -> dict[str, Any]:
     return {field.name: config[field.name] for field in dataclasses.fields(settings)}
 
 
-def read_optimizer(config: Any, model: Transformer) -> optax.GradientTransformation:
+def optimizer_of(config: Any, model: Transformer) -> optax.GradientTransformation:
     """The optimiser of a run's updates.
 
     Raises:
         InputError: see `OptimizerConfig`.
     """
-    return make_optimizer(
-        OptimizerConfig(**config.optimizer), config.num_steps * config.updates_per_step,
-        trained_dtype(model),
-    )
+    return read_optimizer(config, model, config.num_steps * config.updates_per_step)
 
 
 def prepare(config: Any) -> Setup:
@@ -187,7 +183,7 @@ def prepare(config: Any) -> Setup:
         sampling=sampling,
         credit=credit,
         objective=objective,
-        optimizer=read_optimizer(config, model),
+        optimizer=optimizer_of(config, model),
         problems=task.problems('train'),
         validation=tuple(task.problems('validation')[: config.prompts_per_step]),
     )

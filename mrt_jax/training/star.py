@@ -29,7 +29,7 @@ from mrt_jax.policies.policy import Policy
 from mrt_jax.tasks.task import Problem
 from mrt_jax.training import rl_setup
 from mrt_jax.training.collect import ask_prover, roll_out
-from mrt_jax.training.fitting import check_fitting, make_fit, read_optimizer
+from mrt_jax.training.fitting import check_fitting, make_fit
 from mrt_jax.training.iterations import (
     Iteration,
     fingerprint,
@@ -39,6 +39,7 @@ from mrt_jax.training.iterations import (
     write_iteration,
 )
 from mrt_jax.training.loop import Trainer
+from mrt_jax.training.network import read_optimizer
 from mrt_jax.training.reinforcement import validate
 from mrt_jax.training.rl_batch import describe
 from mrt_jax.training.state import TrainState, abstract_state

@@ -29,10 +29,9 @@ from mrt_jax.training.fitting import (
     check_fitting,
     make_fit,
     read_demonstrations,
-    read_optimizer,
 )
 from mrt_jax.training.loop import Trainer
-from mrt_jax.training.network import check_network, make_network
+from mrt_jax.training.network import check_network, make_network, read_optimizer
 from mrt_jax.training.state import TrainState, abstract_state
 from mrt_jax.training.whole_run import first_state, train_to_the_end
 from mrt_jax.training.workdir import check_origin

@@ -219,6 +219,13 @@ def test_weights_are_mute_where_they_cancel(changes):
             assert mute == bool(np.allclose(before_BT, moved_BT, atol=2e-3)), name
 
 
+def test_self_taught_runs_that_ask_the_prover_draw_for_it():
+    config = countdown.get_config('mrt_star')
+    check_effects(config, ['common_draws', 'branches'])
+    with pytest.raises(InputError, match="selection='correct'"):
+        check_effects(countdown.get_config('star'), ['common_draws'])
+
+
 def test_greedy_sampling_filters_nothing():
     for config in (countdown.get_config('mrt'), countdown.get_config('sft')):
         check_effects(config, ['sampling.top_k'])
