@@ -64,7 +64,8 @@ def test_a_run_that_another_process_is_at_is_passed_over(tmp_path, command, caps
     runs = make_runs(tmp_path, (5, 2))
     runs[0].folder.mkdir(parents=True)
     with (runs[0].folder / 'log.txt').open('ab') as log:
-        other = subprocess.Popen(['flock', '--nonblock', str(log.name), 'sleep', '60'])
+        # It waits for the lock: the look below holds it now and then for a moment.
+        other = subprocess.Popen(['flock', str(log.name), 'sleep', '60'])
         deadline = time.monotonic() + 20
         while subprocess.run(['flock', '--nonblock', str(log.name), 'true']).returncode == 0:
             assert time.monotonic() < deadline
