@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,14 +21,16 @@ if TYPE_CHECKING:
 
 flags.disclaim_key_flags()  # Flags defined here count as the command's own in its --help.
 
-INPUT_AT_FAULT, NON_FINITE = 2, 3
+INPUT_AT_FAULT, NON_FINITE, INTERRUPTED = 2, 3, 130
 MESH_HELP = (
     "Devices along the mesh axes, such as 'data=2,fsdp=1,tensor=4'; axes left out are 1, and one "
     'may be -1 to take the devices that are left.'
 )
 
 
-def run(main: Callable[[list[str]], None], pass_on: str | None = None) -> NoReturn:
+def run(
+    main: Callable[[list[str]], None], pass_on: str | None = None, takes_command: bool = False
+) -> NoReturn:
     """Runs a command with the exit codes that all commands share.
 
     Args:
@@ -35,11 +38,15 @@ def run(main: Callable[[list[str]], None], pass_on: str | None = None) -> NoRetu
             `InputError` for code 2 and `NonFiniteError` for code 3, and returns for code 0.
         pass_on: what arguments begin with that are another command's flags; `main` is given them
             behind the program's name.
+        takes_command: what stands behind `--` is a command, which `main` is given in that way.
     """
 
     def parse(argv: Sequence[str]) -> list[str]:
         passed = [text for text in argv[1:] if pass_on and text.startswith(pass_on)]
         own = [text for text in argv if text not in passed]
+        if takes_command and '--' in argv:
+            place = argv.index('--')
+            own, passed = argv[:place], argv[place + 1 :]
         try:
             return [*parse_flags(flags.FLAGS, own), *passed]
         except SystemExit:
@@ -58,6 +65,11 @@ def run(main: Callable[[list[str]], None], pass_on: str | None = None) -> NoRetu
             _exit(error, INPUT_AT_FAULT)
         except NonFiniteError as error:
             _exit(error, NON_FINITE)
+        except BaseException as error:
+            if not _one_of_several():
+                raise
+            traceback.print_exc()
+            _leave(INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1)
 
     app.run(guarded_main, flags_parser=parse)
 
@@ -221,4 +233,20 @@ def _one_line(error: Exception) -> str:
 def _exit(error: Exception, code: int) -> NoReturn:
     """Leaves with one line on stderr."""
     print(_one_line(error), file=sys.stderr)
+    _leave(code)
+
+
+def _one_of_several() -> bool:
+    """Whether this process has joined others."""
+    jax = sys.modules.get('jax')  # A command line at fault does not wait for its import.
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends this process; one of several at once, for JAX would wait at exit for the others, and
+    they wait for what this one was to do."""
+    if _one_of_several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

@@ -9,14 +9,13 @@ again, the command leaves finished runs alone, goes on with those that were stop
 failed ones again. Where runs have failed, it ends with exit code 1 after the table.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, machines
 from mrt_jax.errors import InputError
 
 RUNNERS = {
@@ -42,10 +41,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         'rank_by', MEASURES[0], MEASURES, 'What the table ranks by; regret at the largest budget.'
     )
-    flags.DEFINE_string('checkout', None, 'Folder of this repository on the machines of a script.')
-    flags.DEFINE_string('python', 'python', 'Interpreter in what is printed or written.')
-    flags.DEFINE_list('tpus', [], 'Names of TPU VMs, which take turns.')
-    flags.DEFINE_string('zone', '', 'Zone of the TPU VMs.')
+    machines.define_machine_flags(tpus='Names of TPU VMs, which take turns.')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -65,9 +61,6 @@ def main(argv: Sequence[str]) -> None:
         clusters.check_submit(values.runner)
     sweep = runs.read_sweep(values.sweep, workdir, values.config, shared)
     runs.check_runs(sweep)
-    machines = clusters.Machines(
-        values.checkout or os.getcwd(), values.python, values.tpus, values.zone
-    )
     check_workdir(workdir)
     runs.write_description(sweep)
     if values.runner == 'local':
@@ -81,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
         print('\n'.join(clusters.write_command(run, values.python) for run in todo))
     else:
         title = Path(sweep.source.partition(':')[0]).stem
-        file = clusters.write_script(values.runner, workdir, title, todo, machines)
+        file = clusters.write_script(values.runner, workdir, title, todo, machines.read_machine_flags())
         print(file)
         if values.submit and (code := clusters.submit(values.runner, file)):
             sys.exit(code)

@@ -3,6 +3,8 @@
     python -m experiments.train --config=configs/countdown.py:mrt --workdir=runs/mrt
 
 A workdir that holds a checkpoint is gone on from. SIGTERM saves and ends with exit code 0.
+
+Several processes are one run if each is given --coordinator; `experiments.launch` starts them.
 """
 
 import shlex
@@ -24,21 +26,35 @@ def define_flags() -> None:
     )
     flags.DEFINE_string('workdir', None, 'Folder for everything the run writes.', required=True)
     flags.mark_flag_as_required('config')
+    flags.DEFINE_string(
+        'coordinator', None, 'HOST:PORT at which process 0 of several is to listen, or auto to '
+        'take this from the cluster that JAX detects: TPU pods, SLURM, Kubernetes or MPI.'
+    )
+    flags.DEFINE_integer('num_processes', None, 'Number of processes, with --coordinator.')
+    flags.DEFINE_integer(
+        'process_id', None, 'Number of this process, from 0, with --coordinator.'
+    )
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    config, workdir = flags.FLAGS.config, Path(flags.FLAGS.workdir)
+    values = flags.FLAGS
+    config, workdir = values.config, Path(values.workdir)
     from mrt_jax.training.key_effects import check_effects
     from mrt_jax.training.workdir import check_workdir
 
-    check_effects(config, config_flags.get_override_values(flags.FLAGS['config']))
+    check_effects(config, config_flags.get_override_values(values['config']))
     check_workdir(workdir)
+    from mrt_jax.sharding.distributed import join_processes, leads
+
+    join_processes(values.coordinator, values.num_processes, values.process_id)
     _keep_compilations(workdir.resolve().parent / '.jax_cache')
-    (workdir / 'config.json').write_text(config.to_json_best_effort(indent=1) + '\n')
+    if leads():
+        (workdir / 'config.json').write_text(config.to_json_best_effort(indent=1) + '\n')
     command = f'python -m experiments.train {shlex.join(sys.argv[1:])}'
     page = run(config, workdir, command)
-    print(f'report: {page}' if page else f'stopped; run again to go on: {command}')
+    if leads():
+        print(f'report: {page}' if page else f'stopped; run again to go on: {command}')
 
 
 def run(config: Any, workdir: Path, command: str) -> Path | None:

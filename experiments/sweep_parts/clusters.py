@@ -5,7 +5,6 @@ its `log.txt` and the exit code in `exit_code`, as a run on this machine does, s
 finds them. Runs that are finished are not in it; a run that was stopped goes on.
 """
 
-import dataclasses
 import pprint
 import shlex
 import shutil
@@ -13,25 +12,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.machines import Machines, tpu_line
 from experiments.sweep_parts.runs import EXIT_CODE, LOG, Run, write_whole
 from mrt_jax.errors import InputError
-
-
-@dataclasses.dataclass(frozen=True)
-class Machines:
-    """Where the runs of a script go.
-
-    Attributes:
-        checkout: folder of this repository there.
-        python: interpreter there, with the requirements.
-        tpus: names of TPU VMs, which the runs are dealt out to.
-        zone: of the TPU VMs.
-    """
-
-    checkout: str
-    python: str
-    tpus: Sequence[str] = ()
-    zone: str = ''
 
 
 def write_command(run: Run, python: str) -> str:
@@ -97,14 +80,11 @@ def tpu_script(title: str, runs: Sequence[Run], machines: Machines) -> str:
 def _tpu_line(run: Run, name: str, machines: Machines) -> str:
     folder = shlex.quote(str(run.folder))
     remote = (
-        f'cd {shlex.quote(machines.checkout)} && mkdir -p {folder} && rm -f {folder}/{EXIT_CODE}; '
+        f'mkdir -p {folder} && rm -f {folder}/{EXIT_CODE}; '
         f'{write_command(run, machines.python)} >> {folder}/{LOG} 2>&1; '
         f'echo $? > {folder}/{EXIT_CODE}'
     )
-    return shlex.join([
-        'gcloud', 'compute', 'tpus', 'tpu-vm', 'ssh', name, f'--zone={machines.zone}',
-        '--worker=all', f'--command={remote}',
-    ])
+    return tpu_line(name, machines, remote)
 
 
 def xmanager_script(title: str, runs: Sequence[Run], machines: Machines) -> str:

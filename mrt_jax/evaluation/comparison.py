@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from mrt_jax.errors import InputError
@@ -20,6 +21,8 @@ from mrt_jax.policies.json_files import read_json
 from mrt_jax.policies.load import load_policy
 from mrt_jax.sampling.phases import Budget
 from mrt_jax.sampling.processors import SamplingConfig
+from mrt_jax.sharding.distributed import leads, wait_for_all
+from mrt_jax.sharding.host_data import ask_leader
 from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.tasks.task import Problem, get_task
 from mrt_jax.training.arms import arm_config
@@ -96,7 +99,9 @@ class Examination:
         file = self.workdir / 'evaluations' / f'{stem}.jsonl'
         about = json.dumps(self._describe(step), indent=1) + '\n'
         described = file.with_suffix('.json')
-        if file.exists() and described.exists() and described.read_text() == about:
+        if ask_leader(
+            lambda: file.exists() and described.exists() and described.read_text() == about
+        ):
             return read_traces(file)[name]
         if trained not in (None, step):
             raise InputError(
@@ -125,6 +130,8 @@ class Examination:
             dtype=self.config.compute_dtype,
         )
         _say(f'  {len(records):,} traces in {time.monotonic() - started:.0f} s')
+        if not leads():
+            return records
         file.parent.mkdir(exist_ok=True)
         described.unlink(missing_ok=True)  # First, so that it never describes other traces.
         write_traces(file, {name: records})
@@ -188,8 +195,14 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
         Path of the page; None if SIGTERM has stopped a run.
 
     Raises:
-        InputError: see `check_config`; of every arm before the first is trained.
+        InputError: see `check_config`; of every arm before the first is trained. Or there are
+            several processes.
     """
+    if jax.process_count() > 1:
+        raise InputError(
+            f'objective={config.objective!r} runs in one process, and there are '
+            f'{jax.process_count()}: train its arms one by one, or leave out --coordinator'
+        )
     if not config.arms or not config.seeds:
         raise InputError('a comparison needs at least one entry in arms and one in seeds')
     if config.reference_arm not in config.arms:
@@ -271,7 +284,10 @@ def _contestant(
 
 
 def report_run(config: Any, workdir: Path, note: str = '') -> Path:
-    """The report of one finished run: the policy that it began with, if any, and its own."""
+    """The report of one finished run: the policy that it began with, if any, and its own.
+
+    All processes of the run evaluate together; the one that leads writes.
+    """
     examination = prepare_examination(config, workdir)
     results = {}
     if config.policy:
@@ -281,7 +297,11 @@ def report_run(config: Any, workdir: Path, note: str = '') -> Path:
     trained = examination.sit(workdir / 'policy', TRAINED, config.seed, len(curve))
     results[TRAINED] = Contestant([trained], [curve])
     references = [WARM_START] if WARM_START in results else []
-    return _report(config, results, references, workdir / 'report', f'{config.task}: one run', note)
+    folder = workdir / 'report'
+    if leads():
+        _report(config, results, references, folder, f'{config.task}: one run', note)
+    wait_for_all('report written')
+    return folder / 'index.html'
 
 
 def read_run(workdir: Path) -> Contestant:
@@ -340,5 +360,6 @@ def _pool(seeds: Sequence[Sequence[TraceRecord]]) -> list[TraceRecord]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if leads():
+        print(text, file=sys.stderr, flush=True)
 

@@ -19,6 +19,7 @@ from mrt_jax.sampling.phases import Budget
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.row_keys import fold_in_each, keys_of_contents
 from mrt_jax.sampling.sampler import encode_prompts, response_slots
+from mrt_jax.sharding.host_data import place
 from mrt_jax.sharding.mesh import make_mesh, row_shards
 from mrt_jax.sharding.rules import batch_sharding, use_mesh
 from mrt_jax.tasks.task import Problem, Task
@@ -92,13 +93,13 @@ def evaluate_policy(
         tokens = [prompts[problem.id] for problem, _ in chosen] + [[]] * missing
         with use_mesh(mesh):
             by_row = batch_sharding(mesh)
-            keys_B = jax.device_put(_row_keys(seed, chosen, missing), by_row)
+            keys_B = place(_row_keys(seed, chosen, missing), by_row)
             batch = encode_prompts(tokens, slots, policy.pad_id)
             experience = explore(
                 model,
                 policy.params,
                 reader,
-                jax.device_put(batch, by_row),
+                place(batch, by_row),
                 answers,
                 fold_in_each(keys_B, jnp.full(rows, ROLLOUT_DRAWS)),
                 budget=budget,

@@ -27,6 +27,7 @@ from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.row_keys import fold_in_each
 from mrt_jax.sampling.sampler import PromptBatch, Rollout, encode_prompts, sample_rollouts
 from mrt_jax.sampling.slots import sample_in_slots
+from mrt_jax.sharding.host_data import divide_work, on_every_host
 from mrt_jax.tasks.task import Problem, Task, Verdict
 
 _SECOND_ROUND = 2**31 - 1  # Folded into a trace's key; boundaries fold in small numbers.
@@ -203,18 +204,19 @@ def explore(
         model, params, prompts, keys_B, reader.terminals, budget=budget, sampling=sampling,
         group_size=group_size,
     )
+    # The host reads all but the cache, which stays where it is.
+    rollout = on_every_host(rollout.replace(cache=None)).replace(cache=rollout.cache)
     tokens_BT, lengths_B = np.asarray(rollout.tokens_BT), np.asarray(rollout.lengths_B)
     closed_B = np.asarray(rollout.thought_closed_B)
     # The thought ends where its marker begins, which may be several tokens before it is complete.
     ends_B = find_marker(tokens_BT, closed_B, reader.token_bytes, reader.task.think_end)
     episodes = segment(tokens_BT, ends_B, reader.token_bytes, reader.task.rule, max_boundaries)
-    verdicts = tuple(
-        reader.judge(
-            [*(prefixes[row] if prefixes else ()), *tokens_BT[row, : lengths_B[row]].tolist()],
-            answer,
-        )
-        for row, answer in enumerate(answers)
-    )
+
+    def judge(row: int) -> Verdict:
+        prefix = prefixes[row] if prefixes else ()
+        return reader.judge([*prefix, *tokens_BT[row, : lengths_B[row]].tolist()], answers[row])
+
+    verdicts = tuple(divide_work(judge, range(len(answers))))
     rewards_B = np.zeros(len(tokens_BT), np.float32)
     rewards_B[: len(verdicts)] = [verdict.correct for verdict in verdicts]
     return Experience(rollout, episodes, verdicts, rewards_B)
@@ -291,7 +293,7 @@ def _ask(
 ) -> Answered:
     """Samples and judges answers at some boundaries."""
     rollout, episodes = experience.rollout, experience.episodes
-    sampled = prove_branches(
+    sampled = on_every_host(prove_branches(
         model,
         params,
         rollout.cache,
@@ -305,7 +307,7 @@ def _ask(
         max_answer_tokens=max_answer_tokens,
         sampling=sampling,
         common_draws=common_draws,
-    )
+    ))
     correct_BEM, extracted_BEM, right = _judge_branches(
         reader, experience, sampled, answers, mask_BE
     )
@@ -350,13 +352,27 @@ def _judge_branches(
     correct_BEM = np.zeros(lengths_BEM.shape, bool)
     extracted_BEM = np.full(lengths_BEM.shape, None, object)
     right: dict[tuple[int, int], RightAnswer] = {}
-    for row, column in zip(*(axis.tolist() for axis in np.nonzero(mask_BE)), strict=True):
+
+    cells = list(zip(*(axis.tolist() for axis in np.nonzero(mask_BE)), strict=True))
+    given = [
+        [
+            tuple(tokens_BEMA[row, column, branch, :length].tolist())
+            for branch, length in enumerate(lengths_BEM[row, column])
+        ]
+        for row, column in cells
+    ]
+
+    def judge(cell: int) -> dict[tuple[int, ...], Verdict]:
+        row, column = cells[cell]
         prefix = tokens_BT[row, : boundaries_BE[row, column]].tolist()
-        known: dict[tuple[int, ...], Verdict] = {}
-        for branch, length in enumerate(lengths_BEM[row, column]):
-            answer = tuple(tokens_BEMA[row, column, branch, :length].tolist())
-            if answer not in known:
-                known[answer] = reader.judge([*prefix, *answer], answers[row])
+        return {
+            answer: reader.judge([*prefix, *answer], answers[row])
+            for answer in dict.fromkeys(given[cell])
+        }
+
+    for cell, known in enumerate(divide_work(judge, range(len(cells)))):
+        row, column = cells[cell]
+        for branch, answer in enumerate(given[cell]):
             correct_BEM[row, column, branch] = known[answer].correct
             extracted_BEM[row, column, branch] = known[answer].extracted
             if known[answer].correct and ended_BEM[row, column, branch]:

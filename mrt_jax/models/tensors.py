@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -99,19 +99,22 @@ def find_leaf(tree: Any, mapping: Mapping) -> Any:
     return tree
 
 
-def to_hf_tensors(params: Any, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
+def to_hf_tensors(
+    params: Any, config: ModelConfig, gather: Callable[[Any], Any] = lambda param: param
+) -> Iterator[tuple[str, np.ndarray]]:
     """Names and values of the tensors of a policy folder, a parameter at a time.
 
     Args:
         params: parameters of a `Transformer`, on devices or not.
         config: its config.
+        gather: called with each parameter for one that this process has all parts of.
 
     Yields:
         Names as transformers has them, and views in the parameters' dtype, not row-major. A
         parameter is on the host only while its tensors are asked for.
     """
     for mapping in map_tensors(config):
-        yield from _tensors_of(mapping, find_leaf(params, mapping))
+        yield from _tensors_of(mapping, gather(find_leaf(params, mapping)))
 
 
 def _tensors_of(mapping: Mapping, param: Any) -> Iterator[tuple[str, np.ndarray]]:

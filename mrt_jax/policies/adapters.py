@@ -19,6 +19,8 @@ from mrt_jax.models.lora import DOWN, UP
 from mrt_jax.models.tensors import Mapping, map_tensors
 from mrt_jax.policies.json_files import read_json, write_json
 from mrt_jax.policies.replaced_folder import replaced_folder
+from mrt_jax.sharding.distributed import leads, wait_for_all
+from mrt_jax.sharding.host_data import on_every_host
 
 ADAPTER_CONFIG_FILE = 'adapter_config.json'
 ADAPTER_FILE = 'adapter_model.safetensors'
@@ -105,7 +107,7 @@ def read_adapters(folder: Path, config: ModelConfig) -> Any:
 def save_adapters(
     folder: str | Path, adapters: Any, config: ModelConfig, base: str, dtype: str
 ) -> Path:
-    """Writes adapters; the folder appears whole, as with `save_policy`.
+    """Writes adapters; the folder appears whole, as with `save_policy`, which see for who calls.
 
     Args:
         folder: where to; adapters that are there are replaced.
@@ -114,6 +116,14 @@ def save_adapters(
         base: that policy, as `load_policy` takes it.
         dtype: of the numbers on disk, 'float32' or 'bfloat16'.
     """
+    adapters = on_every_host(adapters)
+    if leads():
+        _write(Path(folder), adapters, config, base, dtype)
+    wait_for_all('adapters written')
+    return Path(folder)
+
+
+def _write(folder: Path, adapters: Any, config: ModelConfig, base: str, dtype: str) -> None:
     tensors, modules = {}, set()
     rank = 0
     for mapping in _kernels(config):
@@ -129,10 +139,9 @@ def save_adapters(
         'peft_type': 'LORA', 'task_type': 'CAUSAL_LM', 'base_model_name_or_path': base, 'r': rank,
         'lora_alpha': rank, 'lora_dropout': 0.0, 'bias': 'none', 'target_modules': sorted(modules),
     }
-    with replaced_folder(Path(folder), ADAPTER_CONFIG_FILE) as new:
+    with replaced_folder(folder, ADAPTER_CONFIG_FILE) as new:
         write_json(new / ADAPTER_CONFIG_FILE, settings)
         safetensors.numpy.save_file(tensors, new / ADAPTER_FILE, metadata={'format': 'pt'})
-    return Path(folder)
 
 
 def _kernels(config: ModelConfig) -> list[Mapping]:

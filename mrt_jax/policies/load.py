@@ -22,6 +22,7 @@ from mrt_jax.policies.place import place_parameter
 from mrt_jax.policies.policy import Policy
 from mrt_jax.policies.tensor_files import TensorFiles, TensorSource
 from mrt_jax.policies.tokenizers import Tokenizer, load_tokenizer
+from mrt_jax.sharding.host_data import place
 from mrt_jax.sharding.mesh import make_mesh, validate_mesh
 from mrt_jax.sharding.rules import param_shardings
 
@@ -99,7 +100,7 @@ def _load_adapted(
     adapters = read_adapters(folder, policy.config)
     merged = merge(join(adapters, policy.params))
     params = jax.tree.map(
-        lambda x, old: jax.device_put(x.astype(old.dtype), old.sharding), merged, policy.params
+        lambda x, old: place(x.astype(old.dtype), old.sharding), merged, policy.params
     )
     return dataclasses.replace(policy, params=params)
 

@@ -1,9 +1,12 @@
 """Writing a policy folder that transformers loads too."""
 
+import collections
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from mrt_jax.models.config import to_hf
 from mrt_jax.models.tensors import find_leaf, map_tensors, to_hf_tensors
@@ -14,6 +17,8 @@ from mrt_jax.policies.replaced_folder import replaced_folder
 from mrt_jax.policies.sentencepiece_tokenizer import SentencePieceTokenizer
 from mrt_jax.policies.tensor_files import write_tensors
 from mrt_jax.policies.tokenizers import SETTINGS_FILE
+from mrt_jax.sharding.distributed import leads, wait_for_all
+from mrt_jax.sharding.host_data import on_every_host
 
 MAX_SHARD_BYTES = 5 * 10**9
 
@@ -25,6 +30,8 @@ def save_policy(
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
     """Writes a policy folder; it appears whole, and an older one stays until the new is complete.
+
+    All processes that share the parameters call this, and find the folder when it returns.
 
     Args:
         folder: where to; a policy folder that is there is replaced.
@@ -41,7 +48,23 @@ def save_policy(
     """
     if dtype not in (None, 'float32', 'bfloat16'):
         raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {dtype!r}")
-    with replaced_folder(Path(folder), CONFIG_FILE) as new:
+    tensors = to_hf_tensors(policy.params, policy.config, on_every_host)
+    if leads():
+        _write(Path(folder), policy, dtype, tensors, max_shard_bytes)
+    else:
+        collections.deque(tensors, maxlen=0)  # Has its part in gathering them.
+    wait_for_all('policy written')
+    return Path(folder)
+
+
+def _write(
+    folder: Path,
+    policy: Policy,
+    dtype: str | None,
+    tensors: Iterable[tuple[str, np.ndarray]],
+    max_shard_bytes: int,
+) -> None:
+    with replaced_folder(folder, CONFIG_FILE) as new:
         write_json(new / CONFIG_FILE, _config_content(policy, dtype))
         write_json(new / GENERATION_FILE, {**policy.generation, **_special_ids(policy)})
         _write_tokenizer(new, policy)
@@ -49,9 +72,7 @@ def save_policy(
         for mapping in map_tensors(policy.config):
             kind = jnp.dtype(dtype or find_leaf(policy.params, mapping).dtype)
             kinds |= dict.fromkeys(mapping.names, (mapping.tensor_shape, kind))
-        tensors = to_hf_tensors(policy.params, policy.config)
         write_tensors(new, kinds, tensors, max_shard_bytes)
-    return Path(folder)
 
 
 def _config_content(policy: Policy, dtype: str | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Checkpoints of a run: everything it needs to go on bit for bit.
 
-The only module that knows orbax. A checkpoint is the folder `DIRECTORY/STEP`: the items `state`
+The only module that knows orbax. All processes of a run save and restore together, into one folder
+that all of them see; the one that leads looks after names and digests. A checkpoint is the folder `DIRECTORY/STEP`: the items `state`
 (arrays) and `meta` (JSON) as orbax writes them, and a manifest of digests. It is written under
 another name and renamed when whole, so a killed save leaves nothing that looks like a checkpoint.
 """
@@ -15,6 +16,8 @@ from absl import logging
 
 from mrt_jax.errors import InputError
 from mrt_jax.manifest import find_damage, write_manifest
+from mrt_jax.sharding.distributed import leads, wait_for_all
+from mrt_jax.sharding.host_data import ask_leader
 
 _UNFINISHED = '.unfinished'
 
@@ -34,7 +37,7 @@ class Restored(NamedTuple):
 
 
 class CheckpointStore:
-    """The checkpoints of one run, written by one process.
+    """The checkpoints of one run.
 
     Args:
         directory: where they lie; made by the first save.
@@ -77,12 +80,20 @@ class CheckpointStore:
         Raises:
             OSError: it cannot be written, or does not read back as written. Older ones stay.
         """
-        self._remove_leftovers()
-        folder, unfinished = self._folder(step), self._folder(step, _UNFINISHED)
+        if leads():
+            self._remove_leftovers()
+        wait_for_all('room for a checkpoint')
         with _checkpointer() as checkpointer:
-            checkpointer.save(unfinished, ocp.args.Composite(
+            checkpointer.save(self._folder(step, _UNFINISHED), ocp.args.Composite(
                 state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
             ))
+        if leads():
+            self._complete(step)
+        wait_for_all('checkpoint complete')
+
+    def _complete(self, step: int) -> None:
+        """Gives a checkpoint that has been written its digests and its name."""
+        folder, unfinished = self._folder(step), self._folder(step, _UNFINISHED)
         write_manifest(unfinished)
         if folder.exists():
             folder.rename(self._folder(step, f'.replaced{_UNFINISHED}'))
@@ -107,19 +118,17 @@ class CheckpointStore:
             InputError: there are checkpoints but none is whole, or the newest whole one does not
                 fit the target.
         """
-        damages: dict[int, str] = {}
-        for step in reversed(self.steps()):
-            damage = find_damage(self._folder(step))
-            if damage is None:
-                restored = self._read(step, target)
-                for damaged, reason in damages.items():
+        newest, damages = ask_leader(self._find_newest)
+        if newest is not None:
+            restored = self._read(newest, target)
+            for damaged, reason in damages.items():
+                if leads():
                     logging.warning(
                         'checkpoint %s is damaged (%s); going on from the one of step %d',
-                        self._folder(damaged), reason, step,
+                        self._folder(damaged), reason, newest,
                     )
-                self._damaged.update(damages)
-                return restored
-            damages[step] = damage
+            self._damaged.update(damages)
+            return restored
         if not damages:
             return None
         reasons = '; '.join(f'{step}: {reason}' for step, reason in damages.items())
@@ -127,6 +136,16 @@ class CheckpointStore:
             f'{self._directory}: every checkpoint is damaged ({reasons}); delete the folder to '
             'start afresh, or give another workdir'
         )
+
+    def _find_newest(self) -> tuple[int | None, dict[int, str]]:
+        """Step of the newest checkpoint that is whole, and what is wrong with newer ones."""
+        damages: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            damage = find_damage(self._folder(step))
+            if damage is None:
+                return step, damages
+            damages[step] = damage
+        return None, damages
 
     def _read(self, step: int, target: Any) -> Restored:
         folder = self._folder(step)

@@ -13,6 +13,7 @@ from mrt_jax.methods.credit import Starts
 from mrt_jax.methods.experience import Experience, Proof, explore, group_prompts, prove
 from mrt_jax.methods.prefixes import Prefix, continue_prefixes, draw_cuts, read_prefixes
 from mrt_jax.sampling.row_keys import split_by_row
+from mrt_jax.sharding.host_data import place
 from mrt_jax.sharding.rules import batch_sharding
 from mrt_jax.tasks.task import Problem
 from mrt_jax.training.rl_setup import Setup
@@ -106,8 +107,8 @@ def collect_continuations(
     by_row = batch_sharding(setup.mesh)
     started = time.monotonic()
     experience = explore(
-        setup.model, params, setup.reader, jax.device_put(group.prompts, by_row), group.answers,
-        jax.device_put(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
+        setup.model, params, setup.reader, place(group.prompts, by_row), group.answers,
+        place(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
         budget=setup.budget, sampling=setup.sampling, max_boundaries=config.max_boundaries,
         group_size=prefix_rows, slots=config.rollout_slots or None,
         prefixes=[prefix.tokens for prefix in group.prefixes],
@@ -168,8 +169,8 @@ def roll_out(
     )
     by_row = batch_sharding(setup.mesh)
     experience = explore(
-        setup.model, params, setup.reader, jax.device_put(prompts, by_row), answers,
-        jax.device_put(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
+        setup.model, params, setup.reader, place(prompts, by_row), answers,
+        place(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
         budget=setup.budget, sampling=setup.sampling, max_boundaries=config.max_boundaries,
         group_size=group_size, slots=config.rollout_slots or None,
     )
@@ -188,7 +189,7 @@ def ask_prover(
     by_row = batch_sharding(setup.mesh)
     return prove(
         setup.model, params, setup.reader, experience, answers,
-        jax.device_put(split_by_row(jax.random.fold_in(key, _PROVER), setup.rows), by_row),
+        place(split_by_row(jax.random.fold_in(key, _PROVER), setup.rows), by_row),
         branches=setup.config.branches, max_answer_tokens=setup.config.max_answer_tokens,
         sampling=setup.sampling, rounds=setup.config.prover_rounds, asked_BE=asked_BE,
         common_draws=setup.config.common_draws,

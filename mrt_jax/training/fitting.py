@@ -12,6 +12,8 @@ from mrt_jax.errors import InputError
 from mrt_jax.methods.kept_traces import KeptTrace, read_kept
 from mrt_jax.methods.sft import Demonstration, pack
 from mrt_jax.policies.policy import Policy
+from mrt_jax.sharding.host_data import place
+from mrt_jax.sharding.rules import batch_sharding
 from mrt_jax.training.objective import SupervisedBatch, supervised_loss
 from mrt_jax.training.state import TrainState
 from mrt_jax.training.update import make_update
@@ -89,7 +91,7 @@ def make_fit(setup: Setup, config: Any) -> Fit:
         batch = SupervisedBatch(
             packed.tokens_BT, packed.positions_BT, packed.segments_BT, packed.weights_BT
         )
-        state, metrics = update(state, frozen, batch)
+        state, metrics = update(state, frozen, place(batch, batch_sharding(setup.mesh)))
         metrics = dict(jax.device_get(metrics))
         ended = time.monotonic()
         tokens = int((packed.positions_BT >= 0).sum())

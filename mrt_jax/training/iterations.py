@@ -18,6 +18,7 @@ from mrt_jax.errors import InputError
 from mrt_jax.methods.kept_traces import KeptTrace, read_kept, write_kept
 from mrt_jax.methods.sft import digest
 from mrt_jax.policies.policy import Policy
+from mrt_jax.sharding.host_data import on_every_host
 from mrt_jax.whole_file import whole_file
 
 KEPT, SAMPLING = 'kept.jsonl', 'sampling.json'
@@ -46,7 +47,7 @@ def fingerprint(params: Any) -> str:
     hashed = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         hashed.update(jax.tree_util.keystr(path).encode())
-        hashed.update(np.asarray(leaf).tobytes())
+        hashed.update(np.asarray(on_every_host(leaf)).tobytes())
     return hashed.hexdigest()[:16]
 
 

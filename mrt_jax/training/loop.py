@@ -4,11 +4,12 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mrt_jax.errors import NonFiniteError
+from mrt_jax.sharding.distributed import leads
 from mrt_jax.training.checkpoints import CheckpointStore
 from mrt_jax.training.compile_clock import CompileClock
 from mrt_jax.training.metrics import MetricsWriter
@@ -76,21 +77,21 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
     else:
         done, state = restored.step, restored.state
         trainer.restore_position(restored.meta)
-        print(f'going on from step {done} of {workdir}', file=sys.stderr)
+        if leads():
+            print(f'going on from step {done} of {workdir}', file=sys.stderr)
     saved = done
     with (
         CompileClock() as compiling,
-        MetricsWriter(workdir, done if restored else None) as writer,
-        contextlib.closing(ProgressLine(config.num_steps, shown=trainer.shown)) as line,
+        _recording(trainer, config, workdir, done if restored else None) as record,
         catch_sigterm() as stop,
     ):
-        while trainer.goes_on(done) and not stop.asked:
+        while trainer.goes_on(done) and not stop.stops_at(done):
             started = time.monotonic()
             state, metrics = trainer.step(state, done)
             done += 1
             metrics['step_seconds'] = time.monotonic() - started
             metrics['compile_seconds'] = compiling.take()
-            line.show(done, writer.write(done, metrics))
+            record(done, metrics)
             # A state with a skipped update still holds the last good parameters.
             if int(state.skipped_in_a_row) >= config.max_skipped_in_a_row:
                 raise NonFiniteError(
@@ -104,3 +105,18 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
         if saved != done:
             store.save(done, state, trainer.position())
     return None if trainer.goes_on(done) else state
+
+
+@contextlib.contextmanager
+def _recording(
+    trainer: Trainer, config: LoopConfig, workdir: Path, resume_step: int | None
+) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
+    """Gives what writes and shows the metrics of a step, in the process that does so."""
+    if not leads():
+        yield lambda step, metrics: None
+        return
+    with (
+        MetricsWriter(workdir, resume_step) as writer,
+        contextlib.closing(ProgressLine(config.num_steps, shown=trainer.shown)) as line,
+    ):
+        yield lambda step, metrics: line.show(step, writer.write(step, metrics))

@@ -17,6 +17,7 @@ import jax
 from mrt_jax.data.iterator import ProblemIterator
 from mrt_jax.errors import InputError
 from mrt_jax.methods.prefixes import Prefix
+from mrt_jax.sharding.distributed import leads
 from mrt_jax.tasks.task import Problem
 from mrt_jax.training.collect import Collected, collect_continuations, sample_prefixes
 from mrt_jax.training.rl_setup import Setup
@@ -55,7 +56,8 @@ class PrefixSource:
             coming = self._batches.batches(made_at, every)
             if made_at == step:
                 self._pool, sampled = sample_prefixes(self._setup, params, coming, key)
-                write_pool(file, made_at, self._pool)
+                if leads():
+                    write_pool(file, made_at, self._pool)
             else:
                 each = self._setup.config.prefixes_per_group
                 self._pool = read_pool(file, coming, each)

@@ -15,6 +15,7 @@ from mrt_jax.methods.credit import Curves, Outcomes, Starts, assign_credit
 from mrt_jax.methods.experience import Experience, Proof, spent_tokens
 from mrt_jax.methods.packing import RowPlan, fill_rows, packed_share, plan_rows
 from mrt_jax.sampling.sampler import Rollout
+from mrt_jax.sharding.host_data import place
 from mrt_jax.sharding.rules import batch_sharding
 from mrt_jax.tasks.task import Verdict
 from mrt_jax.training.collect import Collected
@@ -50,7 +51,7 @@ def make_batch(
     )
     batch = pack_rollout(
         rollout, token_weights(trained_BT, setup.objective.aggregation), credit.advantages_BT,
-        jax.device_put(plan, batch_sharding(setup.mesh)),
+        place(plan, batch_sharding(setup.mesh)),
     )
     if reference:
         batch = batch.replace(

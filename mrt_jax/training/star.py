@@ -26,6 +26,8 @@ from mrt_jax.methods.star import SelectionConfig, select
 from mrt_jax.models.lora import join
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.policy import Policy
+from mrt_jax.sharding.distributed import leads
+from mrt_jax.sharding.host_data import ask_leader
 from mrt_jax.tasks.task import Problem
 from mrt_jax.training import rl_setup
 from mrt_jax.training.collect import ask_prover, roll_out
@@ -221,16 +223,18 @@ class _Run:
             'sampled_by': fingerprint(params),
             **{key: settings[key] for key in _SAMPLING_KEYS},
         }
-        iteration, clocks = read_iteration(folder, origin, setup.policy), {}
+        iteration = ask_leader(lambda: read_iteration(folder, origin, setup.policy))
+        clocks = {}
         if iteration is None:
-            if folder.exists():
+            if leads() and folder.exists():
                 print(
                     f'{folder} is of another run, or was cut short: sampling again',
                     file=sys.stderr,
                 )
             key = jax.random.fold_in(jax.random.key(config.seed), number)
             iteration, clocks = sample_iteration(setup, params, problems, key, number)
-            write_iteration(folder, iteration, origin, setup.policy)
+            if leads():
+                write_iteration(folder, iteration, origin, setup.policy)
         self._epochs = self._make_epochs(number, iteration.kept)
         self.sampled += sum(int(iteration.figures.get(name, 0)) for name in _TOTALS)
         return {**iteration.figures, **clocks}
