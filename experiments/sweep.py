@@ -74,7 +74,8 @@ def main(argv: Sequence[str]) -> None:
         print('\n'.join(clusters.write_command(run, values.python) for run in todo))
     else:
         title = Path(sweep.source.partition(':')[0]).stem
-        file = clusters.write_script(values.runner, workdir, title, todo, machines.read_machine_flags())
+        there = machines.read_machine_flags()
+        file = clusters.write_script(values.runner, workdir, title, todo, there)
         print(file)
         if values.submit and (code := clusters.submit(values.runner, file)):
             sys.exit(code)

@@ -1,4 +1,4 @@
-"""A run of several processes as a script or manifest for a cluster, to read, to edit and to hand in.
+"""A run of several processes as a script for a cluster, to read, to edit and to hand in.
 
 The workdir must be a folder that all machines see.
 """
@@ -63,8 +63,8 @@ def write_kubernetes(
         *command, f'--coordinator={title}-train-0-0.{title}:{COORDINATOR_PORT}',
         f'--num_processes={count}', '--process_id=$(JOB_COMPLETION_INDEX)',
     ]
-    written = '\n'.join(f'            - {json.dumps(argument)}' for argument in arguments)
-    return f'''# {title}: one process a pod. A pod that is lost ends the others; all start again and go on.
+    written = '\n'.join(f'              - {json.dumps(argument)}' for argument in arguments)
+    return f'''# {title}: one process a pod. If one is lost the others end, and all start again.
 # The checkout and the workdir are to lie on a volume that all pods mount: add it below.
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
@@ -91,7 +91,7 @@ spec:
               image: {json.dumps(image)}
               workingDir: {json.dumps(machines.checkout)}
               command:
-{written.replace('            -', '              -')}
+{written}
               ports:
               - containerPort: {COORDINATOR_PORT}
               resources:

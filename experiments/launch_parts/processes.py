@@ -37,7 +37,7 @@ def run_processes(command: Sequence[str], count: int, devices: int | None = None
         Exit code of the first that failed, 128 and its number for a signal; 0 if none did.
     """
     address = f'127.0.0.1:{_free_port()}'
-    first: tuple[int, int] | None = None
+    first: int | None = None
     with _catch_signals() as signals:
         processes = [
             _start(command, address, count, number, environment(os.environ, number, devices))
@@ -50,19 +50,19 @@ def run_processes(command: Sequence[str], count: int, devices: int | None = None
                 threading.Thread(
                     target=lambda n=number, p=process: ended.put((n, p.wait())), daemon=True
                 ).start()
-            running, passed, deadline = count, 0, float('inf')
-            while running:
+            codes: dict[int, int] = {}
+            passed, deadline = 0, float('inf')
+            while len(codes) < count:
                 with contextlib.suppress(queue.Empty):
-                    number, code = ended.get(timeout=_POLL_SECONDS)
-                    running -= 1
-                    if code and first is None:
-                        first, deadline = (number, code), time.monotonic() + GRACE_SECONDS
+                    number, codes[number] = ended.get(timeout=_POLL_SECONDS)
+                    if codes[number] and first is None:
+                        first, deadline = number, time.monotonic() + GRACE_SECONDS
                 for asked in signals[passed:]:
                     passed += 1
                     for process in processes:
                         process.send_signal(asked if passed == 1 else signal.SIGKILL)
                 if time.monotonic() > deadline:
-                    _say(f'ended none the less {GRACE_SECONDS:.0f} s after process {first[0]}')
+                    _say(f'kills what is left {GRACE_SECONDS:.0f} s after process {first} failed')
                     break
         finally:
             for process in processes:
@@ -70,11 +70,11 @@ def run_processes(command: Sequence[str], count: int, devices: int | None = None
                     os.killpg(process.pid, signal.SIGKILL)
     if first is None:
         return 0
-    number, code = first
-    for line in tails[number]:
-        print(f'[{number}] {line}', end='', file=sys.stderr)
-    code = code if code > 0 else 128 - code
-    _say(f'process {number} was the first to fail, with exit code {code}')
+    if codes[first] != codes.get(0):  # Else process 0 has said the same.
+        for line in tails[first]:
+            print(f'[{first}] {line}', end='', file=sys.stderr)
+    code = codes[first] if codes[first] > 0 else 128 - codes[first]
+    _say(f'process {first} was the first to fail, with exit code {code}')
     return code
 
 

@@ -1,9 +1,11 @@
 """Checkpoints of a run: everything it needs to go on bit for bit.
 
-The only module that knows orbax. All processes of a run save and restore together, into one folder
-that all of them see; the one that leads looks after names and digests. A checkpoint is the folder `DIRECTORY/STEP`: the items `state`
+The only module that knows orbax. A checkpoint is the folder `DIRECTORY/STEP`: the items `state`
 (arrays) and `meta` (JSON) as orbax writes them, and a manifest of digests. It is written under
 another name and renamed when whole, so a killed save leaves nothing that looks like a checkpoint.
+
+All processes of a run save and restore together, in a folder that all of them see; the one that
+leads looks after names and digests.
 """
 
 import shutil

@@ -1,0 +1,142 @@
+"""Several processes here train as one does: stopped, killed, resumed, in other layouts."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from configs import countdown
+from mrt_jax.training.reinforcement import train_policy
+from tests.training.run_configs import keep_data_in, read_steps, small_run
+
+POLICY = 'experiments/policies/countdown'  # Right often enough that there is something to learn.
+STEPS = 8
+CHANGES = dict(
+    num_steps=STEPS, max_thinking_tokens=60, row_tokens=128, keep_checkpoints=2, mesh=dict(data=4),
+    evaluation=dict(num_problems=4, num_samples=1, batch_rows=4, branches=2),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Story:
+    """A run of two processes that was stopped, lost one of them, and was finished.
+
+    Attributes:
+        workdir: of the run.
+        stopped, killed, finished: exit code and stderr of each launch.
+        stopped_at: steps when it was stopped.
+        seconds: from the loss of a process to the end of the launch.
+    """
+
+    workdir: Path
+    stopped: tuple[int, str]
+    killed: tuple[int, str]
+    finished: tuple[int, str]
+    stopped_at: int
+    seconds: float
+
+
+def flatten(tree, prefix=''):
+    """Values of a nested dict by dotted keys."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f'{prefix}{key}.')
+        else:
+            yield f'{prefix}{key}', value
+
+
+def launch(workdir):
+    recipe = dict(flatten(countdown.get_config('mrt').to_dict()))
+    config = dict(flatten(small_run(POLICY, **CHANGES).to_dict()))
+    return subprocess.Popen(
+        [
+            sys.executable, '-m', 'experiments.launch', '--processes=2', '--devices_per_process=2',
+            '--', 'experiments.train', '--config=configs/countdown.py:mrt', f'--workdir={workdir}',
+            *(f'--config.{key}={config[key]}' for key in config if config[key] != recipe[key]),
+        ],
+        text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )
+
+
+def wait_for_steps(process, workdir, count):
+    metrics, deadline = workdir / 'metrics.jsonl', time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_bytes().count(b'\n') >= count):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.01)
+
+
+def end(process):
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+def children(pid):
+    return list(map(int, Path(f'/proc/{pid}/task/{pid}/children').read_text().split()))
+
+
+@pytest.fixture(scope='module')
+def story(tmp_path_factory):
+    keep_data_in(tmp_path_factory.mktemp('data'))
+    workdir = tmp_path_factory.mktemp('story') / 'run'
+    process = launch(workdir)
+    wait_for_steps(process, workdir, 1)
+    process.send_signal(signal.SIGTERM)
+    stopped = end(process)
+    stopped_at = len(read_steps(workdir))
+    process = launch(workdir)
+    wait_for_steps(process, workdir, stopped_at + 1)
+    os.kill(children(process.pid)[1], signal.SIGKILL)
+    began = time.monotonic()
+    killed = end(process)
+    seconds = time.monotonic() - began
+    return Story(workdir, stopped, killed, end(launch(workdir)), stopped_at, seconds)
+
+
+@pytest.fixture(scope='module')
+def whole(story, tmp_path_factory):
+    """The metrics of the same run in one process of four devices, left alone."""
+    workdir = tmp_path_factory.mktemp('whole')
+    assert train_policy(small_run(POLICY, **CHANGES), workdir)
+    return read_steps(workdir)
+
+
+def test_sigterm_saves_the_same_step_everywhere_and_exits_with_0(story):
+    assert story.stopped[0] == 0, story.stopped[1]
+    assert 1 <= story.stopped_at < STEPS - 1
+    assert f'going on from step {story.stopped_at} of' in story.killed[1]
+
+
+def test_a_lost_process_ends_the_other_and_the_launch(story):
+    code, errors = story.killed
+    assert code == 128 + signal.SIGKILL, errors
+    assert 'process 1 was the first to fail' in errors
+    assert 'kills what is left' not in errors  # The other ended by itself.
+    assert story.seconds < 60
+
+
+def test_two_processes_train_as_one(story, whole):
+    code, errors = story.finished
+    assert code == 0, errors
+    steps = read_steps(story.workdir)
+    assert any(step['loss'] for step in steps) and any(step['reward'] for step in steps)
+    assert len(steps) == len(whole) == STEPS
+    for ours, expected in zip(steps, whole, strict=True):
+        assert ours == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert (story.workdir / 'report' / 'index.html').is_file()
+    assert (story.workdir / 'policy' / 'model.safetensors').is_file()
+
+
+def test_what_two_have_saved_one_restores_in_another_layout(story, whole, tmp_path):
+    shutil.copytree(story.workdir, tmp_path / 'run')
+    shutil.rmtree(tmp_path / 'run' / 'checkpoints' / str(STEPS))
+    layout = dict(data=1, fsdp=2, tensor=2)
+    assert train_policy(small_run(POLICY, **CHANGES | {'mesh': layout}), tmp_path / 'run')
+    step = read_steps(tmp_path / 'run')[-1]
+    assert step['step'] == STEPS and step['loss'] == pytest.approx(whole[-1]['loss'], abs=1e-5)
+    assert step['grad_norm'] == pytest.approx(whole[-1]['grad_norm'], abs=1e-5)
