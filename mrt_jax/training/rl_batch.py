@@ -58,7 +58,11 @@ def make_batch(
                 batch.tokens_BT, batch.positions_BT, batch.segments_BT
             )
         )
-    packed = {'packed_share': packed_share(plan, config.microbatch_rows)}
+    packed = {
+        'packed_share': packed_share(plan, config.microbatch_rows),
+        # Read by the updates of a step, prompts and prefixes included.
+        'trained_tokens': int((plan.sources_RL >= 0).sum()) * config.updates_per_step,
+    }
     return batch, {
         **credit.metrics, **describe(setup, experience, proof), **collected.metrics, **packed
     }

@@ -270,7 +270,10 @@ def test_packing_changes_nothing_but_the_padding(policy, packing, columns, tmp_p
         assert train_policy(config, tmp_path / name)
         runs.append(read_steps(tmp_path / name))
     alone, packed = (run[0] for run in runs)
-    for key in ('loss', 'grad_norm', 'entropy', 'reward', 'progress', 'response_tokens'):
+    for key in (
+        'loss', 'grad_norm', 'entropy', 'reward', 'progress', 'response_tokens', 'trained_tokens'
+    ):
         np.testing.assert_allclose(packed[key], alone[key], rtol=1e-4, atol=1e-7, err_msg=key)
     np.testing.assert_allclose(runs[1][1]['kl'], runs[0][1]['kl'], rtol=1e-2)
+    assert packed['trained_tokens'] == round(packed['packed_share'] * columns) > 0
     np.testing.assert_allclose(packed['packed_share'] * columns, alone['packed_share'] * 8 * 64)
