@@ -169,6 +169,9 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.num_steps = 40  # batches of rollouts
     config.num_sampled_tokens = 0  # goes on past num_steps until as many are sampled
     config.evaluate_every = 0  # steps between evaluations on the validation split; 0: never
+    # Steps between histograms and traces to read in TensorBoard; 0: never. STaR shows them with
+    # every iteration unless it is 0.
+    config.show_every = 10
 
     # Rollouts.
     config.prompts_per_step = 16  # problems

@@ -55,6 +55,12 @@ class ProgressLine:
             self._printed_at = now
         self._stream.flush()
 
+    def say(self, text: str) -> None:
+        """Prints something else, on a line of its own."""
+        self.close()
+        self._stream.write(text + '\n')
+        self._stream.flush()
+
     def close(self) -> None:
         """Ends the line, so that what follows begins on one of its own."""
         if self._line_open:
