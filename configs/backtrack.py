@@ -11,6 +11,7 @@ python -m experiments.train --config=configs/backtrack.py:VARIANT --workdir=runs
 | mrt_star | fine-tuning on own traces cut where J is highest first, a right answer behind |
 | star | fine-tuning on every own trace whose answer is right |
 | self_correction | outcome + alpha x gain of each attempt over the one before (SCoRe) |
+| methods | grpo, mrt, star and mrt_star: three seeds, equal updates and tokens |
 | sft | the supervised warm start that made experiments/policies/countdown_backtrack |
 | sft_direct | the same on right attempts alone |
 | sft_rise | the same on random failures stitched to a success (RISE) |
@@ -30,6 +31,7 @@ RECIPES = {
     'self_correction': {'credit': 'episode', 'prover': 'attempts'},
 }
 SELF_TAUGHT = ('star', 'mrt_star')
+METHODS = ('grpo', 'mrt', *SELF_TAUGHT)
 TRACES = {  # see mrt_jax/data/backtrack_traces.py
     'sft': 'backtrack_with_shared_prefix', 'sft_direct': 'direct', 'sft_rise': 'rise',
 }
@@ -41,9 +43,13 @@ def get_config(variant: str = 'mrt') -> ml_collections.ConfigDict:
         return reinforcement(**RECIPES[variant])
     if variant in SELF_TAUGHT:
         return reinforcement(**countdown.IMITATIONS[variant]())
+    if variant == 'methods':
+        config = countdown.comparison(arms=METHODS, seeds=(0, 1, 2), equal_tokens=True)
+        config.policy = WARM_START
+        return _adapt(config)
     if variant in TRACES:
         return warm_start(TRACES[variant])
-    known = ', '.join([*RECIPES, *SELF_TAUGHT, *TRACES])
+    known = ', '.join([*RECIPES, *SELF_TAUGHT, 'methods', *TRACES])
     raise ValueError(f'configs/backtrack.py has no variant {variant!r}; it has {known}')
 
 

@@ -29,7 +29,7 @@ MRT:
 | mrt | outcome + alpha x progress of each episode, on that episode's tokens |
 | mrt_to_go | progress from each episode to the trace's end |
 | mrt_scalar | progress summed over the trace |
-| mrt_closes | mrt, the token that ends an episode with that episode's credit: the exact gradient |
+| mrt_opens | mrt, the token that ends an episode with the credit of the one that it opens |
 | mrt_one_branch | mrt with one answer at each boundary instead of four: half the tokens a step |
 | mrt_rl | groups that share a prefix; those that think on are paid for what they add to stopping |
 | mrt_rl_published | r' = r + alpha (r - J) for all and GRPO's normaliser, where alpha cancels |
@@ -54,7 +54,7 @@ import ml_collections
 
 WARM_START = 'experiments/policies/countdown'
 GRPO = {'credit': 'none'}
-WINDOWS = {'window_tokens': 30, 'max_boundaries': 4}
+WINDOWS = {'window_tokens': 30, 'max_boundaries': 4, 'marker': 'opens'}
 
 RECIPES = {
     'grpo': GRPO,
@@ -71,7 +71,7 @@ RECIPES = {
     'mrt': {'credit': 'episode'},
     'mrt_to_go': {'credit': 'to_go'},
     'mrt_scalar': {'credit': 'scalar'},
-    'mrt_closes': {'credit': 'episode', 'marker': 'closes'},
+    'mrt_opens': {'credit': 'episode', 'marker': 'opens'},
     'mrt_one_branch': {'credit': 'episode', 'branches': 1},
     # Progress for those that think on, less what stopping at the prefix is worth: alpha counts, and
     # a hard prefix, where nobody is right, teaches nothing (MRT section 3.2, variants a and c).
@@ -87,8 +87,8 @@ RECIPES = {
 COMPARED = ('grpo', 'length_penalty', 'mrt_scalar', 'mrt', 'mrt_to_go', 'mrt_one_branch')
 # Those of the comparison of methods.
 METHODS = (
-    'grpo', 'length_penalty', 'sft_same_data', 'star', 'mrt_star', 'mrt_rl', 'mrt', 'mrt_closes',
-    'mrt_to_go', 'mrt_scalar',
+    'grpo', 'length_penalty', 'sft_same_data', 'star', 'mrt_star', 'mrt_rl', 'mrt', 'mrt_to_go',
+    'mrt_scalar',
 )
 
 
@@ -169,6 +169,9 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.num_steps = 40  # batches of rollouts
     config.num_sampled_tokens = 0  # goes on past num_steps until as many are sampled
     config.evaluate_every = 0  # steps between evaluations on the validation split; 0: never
+    # Steps between histograms and traces to read in TensorBoard; 0: never. STaR shows them with
+    # every iteration unless it is 0.
+    config.show_every = 10
 
     # Rollouts.
     config.prompts_per_step = 16  # problems
@@ -182,7 +185,7 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.branches = 4  # M, answers at each boundary
     config.prover_rounds = 1  # 2: half of M everywhere, the rest where neighbours are in doubt
     # Against the noise of J; experiments/results/variance.md has what each is worth.
-    config.common_draws = False  # the boundaries of a trace share their random numbers
+    config.common_draws = True  # the boundaries of a trace share their random numbers
     config.shrinkage = 'none'  # of J towards other boundaries: none | trace | group | walk
     config.weigh_by_stderr = False  # progress counts the less the less surely J is known
 
@@ -196,7 +199,7 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.normalise = 'outcome'  # divides by deviations: outcome | together | separate | none
     config.length_penalty = 'none'  # none | kimi | arora
     config.length_penalty_weight = 0.5  # of the penalty beside the reward, 0 or 1
-    config.marker = 'opens'  # has the credit of the episode that it opens, or closes
+    config.marker = 'closes'  # has the credit of the episode that it opens, or closes
     config.window_tokens = 0  # episodes of so many tokens; 0: by the task's rule
 
     # MRT (RL), credit='prefix': groups go on from thoughts that are cut at a random boundary; half

@@ -60,6 +60,17 @@ class Contestant:
         """Number of tokens sampled in the training of one seed's policy."""
         return self.curves[place][-1].get('sampled_tokens_total', 0)
 
+    @property
+    def work(self) -> float | None:
+        """Operations of training over 2 a parameter, mean over seeds: tokens that were sampled, and
+        3 times those that updates read, forward and backward. Prompts that the sampler reads and
+        attention are left out. None for runs from before `trained_tokens` was a metric."""
+        lines = [line for curve in self.curves for line in curve]
+        if any('trained_tokens' not in line for line in lines):
+            return None
+        trained = sum(line['trained_tokens'] for line in lines)
+        return self.sampled_tokens + 3 * trained / max(len(self.curves), 1)
+
 
 @dataclasses.dataclass(frozen=True)
 class Examination:

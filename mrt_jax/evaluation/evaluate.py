@@ -11,6 +11,7 @@ import numpy as np
 from mrt_jax.errors import InputError
 from mrt_jax.evaluation.traces import TraceRecord, anytime_tokens
 from mrt_jax.methods.experience import Experience, Proof, Reader, explore, prove, reader_of
+from mrt_jax.methods.trace_text import episode_texts
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.planning.trace_work import proof_work, trace_flops
@@ -207,7 +208,7 @@ def _read_batch(
         boundaries = np.asarray(episodes.boundaries_BE[row, :count]).tolist()
         tokens = tokens_BT[row, : lengths_B[row]].tolist()
         response = reader.tokenizer.decode(tokens)
-        pieces = [tokens[a:b] for a, b in zip([0, *boundaries], [*boundaries, None], strict=True)]
+        episode_parts, _ = episode_texts(reader.tokenizer, tokens, boundaries)
         success = _exact_means(success_BE[row, :count], branches)
         answer_tokens = _exact_means(proof.answer_tokens_BE[row, :count], branches)
         forced, verdict = bool(forced_B[row]), experience.verdicts[row]
@@ -227,8 +228,7 @@ def _read_batch(
                 sample=sample,
                 prompt='\n'.join(message['content'] for message in problem.messages),
                 response=response,
-                # Before the first boundary and behind the last there is no episode.
-                episodes=tuple(reader.tokenizer.decode_parts(pieces)[1:-1]),
+                episodes=tuple(episode_parts),
                 tokens=anytime_tokens(prompt_length, boundaries, terminations, answer_tokens),
                 success=success,
                 success_stderr=tuple(math.sqrt(j * (1 - j) / branches) for j in success),

@@ -67,6 +67,7 @@ def _results(
             name,
             f'{one.updates:.0f}',
             f'{one.sampled_tokens / 1e6:.2f}',
+            '–' if one.work is None else f'{one.work / 1e6:.2f}',
             *(write_estimate(estimate(statistics[name], path), digits)
               for path, digits in measures.values()),
             ' '.join(f'{value:.3f}' for value in estimate(statistics[name], regret).by_seed),
@@ -76,11 +77,14 @@ def _results(
     seeds = len(next(iter(results.values())).seeds)
     return Table(
         title='By algorithm',
-        columns=['policy', 'updates', 'sampled tokens (M)', *measures, 'regret by seed'],
+        columns=[
+            'policy', 'updates', 'sampled tokens (M)', 'work (M)', *measures, 'regret by seed',
+        ],
         rows=rows,
         caption=f'Means over {seeds} seed{"s" if seeds > 1 else ""} with 95% bootstrap intervals '
         'over problems and seeds. Sampled tokens are those of training, the meta-prover\'s '
-        'included.',
+        'included; work counts them once and those that updates read three times: operations of '
+        'training, by 2 a parameter.',
     )
 
 

@@ -6,10 +6,10 @@ from html import escape
 import numpy as np
 
 from mrt_jax.evaluation.traces import TraceRecord, by_problem
+from mrt_jax.methods.trace_text import shorten
 
 # J from which an answer counts as found.
 FOUND = 0.75
-MAX_CHARACTERS = 320
 
 
 def choose_problems(records: Mapping[str, Sequence[TraceRecord]], count: int) -> list[str]:
@@ -67,7 +67,7 @@ def render_examples(
         prompt = next(iter(traces.values())).prompt
         parts.append(
             f'<section class="problem card"><h3>Problem {escape(problem)}</h3>'
-            f'<div class="prompt">{escape(_shorten(prompt.strip()))}</div><div class="traces">'
+            f'<div class="prompt">{escape(shorten(prompt.strip()))}</div><div class="traces">'
         )
         parts += [_render_trace(n, trace, longest, series[n]) for n, trace in traces.items()]
         parts.append('</div></section>')
@@ -82,7 +82,7 @@ def _render_trace(name: str, trace: TraceRecord, longest: float, series: str) ->
         before, after = trace.success[index : index + 2]
         lines.append(_render_episode(text.strip('\n'), after, before, tag, kind))
         late = late or tag == 'found'
-    ending = _shorten(trace.response[sum(map(len, trace.episodes)) :].strip())
+    ending = shorten(trace.response[sum(map(len, trace.episodes)) :].strip())
     cut = '<span class="tag cut">thought cut at the budget</span>' if trace.forced else ''
     verdict = 'better">✓ right' if trace.correct else 'worse">✗ wrong'
     return (
@@ -102,7 +102,7 @@ def _render_episode(text: str, success: float, before: float | None, tag: str, k
         f'<rect class="track" width="52" height="10" rx="2"/>'
         f'<rect class="level" width="{52 * success:.1f}" height="10" rx="2"/>{mark}</svg>'
         f'<span class="rate">{100 * success:.0f}%</span>'
-        f'<span class="text">{escape(_shorten(text)) or "(blank)"}{label}</span></li>'
+        f'<span class="text">{escape(shorten(text)) or "(blank)"}{label}</span></li>'
     )
 
 
@@ -127,11 +127,3 @@ def _draw_curve(trace: TraceRecord, longest: float) -> str:
         f'/><path class="area" d="{line}V{height - 2}Z"/>'
         f'<path class="line" {stroke} d="{line}"/>{after if last_x < width - 1 else ""}</svg>'
     )
-
-
-def _shorten(text: str) -> str:
-    """Cuts long text in its middle."""
-    if len(text) <= MAX_CHARACTERS:
-        return text
-    half = MAX_CHARACTERS // 2
-    return f'{text[:half]} […{len(text) - 2 * half:,} characters…] {text[-half:]}'

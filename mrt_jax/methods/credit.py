@@ -112,7 +112,7 @@ class CreditConfig:
     bonus: str = 'continue'
     prefixes_per_group: int = 1
     shrinkage: str = 'none'
-    marker: str = 'opens'
+    marker: str = 'closes'
     weigh_by_stderr: bool = False
     length_penalty: str = 'none'
     length_penalty_weight: float = 0.5

@@ -67,7 +67,8 @@ def make_fit(setup: Setup, config: Any) -> Fit:
     """Builds the step (state, demonstrations) -> (state, metrics).
 
     It packs demonstrations until one fits nowhere, so an endless iterator is fine. Metrics are
-    those of the update, `demonstrations`, how many it took, `packed_share` and clocks.
+    those of the update, `demonstrations`, how many it took, `trained_tokens`, which the update
+    read, `packed_share` and clocks.
 
     Raises:
         InputError: see `make_update`.
@@ -97,6 +98,7 @@ def make_fit(setup: Setup, config: Any) -> Fit:
         tokens = int((packed.positions_BT >= 0).sum())
         metrics |= {
             'demonstrations': int((packed.positions_BT == 0).sum()),
+            'trained_tokens': tokens,
             'packed_share': tokens / packed.positions_BT.size,
             'data_seconds': made - started,
             'update_seconds': ended - made,

@@ -8,10 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from mrt_jax.errors import NonFiniteError
 from mrt_jax.sharding.distributed import leads
 from mrt_jax.training.checkpoints import CheckpointStore
 from mrt_jax.training.compile_clock import CompileClock
+from mrt_jax.training.device_memory import memory_in_use
+from mrt_jax.training.health import examine
 from mrt_jax.training.metrics import MetricsWriter
 from mrt_jax.training.preemption import catch_sigterm
 from mrt_jax.training.progress_line import ProgressLine
@@ -26,8 +30,8 @@ class Trainer:
         begin: makes the state of step 0.
         goes_on: whether a run that has done this many steps needs another.
         target: shapes and shardings of the state, for a restore.
-        step: runs one step, (state, step) -> (state, metrics); clocks in keys that end in
-            `_seconds`. Everything random in it follows from the step.
+        step: runs one step, (state, step) -> (state, metrics), see `MetricsWriter.write`; clocks in
+            keys that end in `_seconds`. Everything random in it follows from the step.
         position: JSON object of what a step reads besides the state: data position, totals.
         restore_position: goes back to such a position.
         shown: metrics on the progress line.
@@ -73,9 +77,10 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
     )
     restored = store.restore_latest(trainer.target)
     if restored is None:
-        done, state = 0, trainer.begin()
+        done, state, streaks = 0, trainer.begin(), {}
     else:
         done, state = restored.step, restored.state
+        streaks = restored.meta.get('streaks', {})
         trainer.restore_position(restored.meta)
         if leads():
             print(f'going on from step {done} of {workdir}', file=sys.stderr)
@@ -91,7 +96,10 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
             done += 1
             metrics['step_seconds'] = time.monotonic() - started
             metrics['compile_seconds'] = compiling.take()
-            record(done, metrics)
+            metrics |= memory_in_use(jax.local_devices())
+            health = examine(streaks, metrics)
+            streaks, metrics['warnings'] = health.streaks, health.in_force
+            record(done, metrics, health.begun)
             # A state with a skipped update still holds the last good parameters.
             if int(state.skipped_in_a_row) >= config.max_skipped_in_a_row:
                 raise NonFiniteError(
@@ -100,23 +108,31 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
                     f'{workdir} is good: lower optimizer.learning_rate and go on from it'
                 )
             if store.due(done):
-                store.save(done, state, trainer.position())
+                store.save(done, state, {**trainer.position(), 'streaks': streaks})
                 saved = done
         if saved != done:
-            store.save(done, state, trainer.position())
+            store.save(done, state, {**trainer.position(), 'streaks': streaks})
     return None if trainer.goes_on(done) else state
 
 
 @contextlib.contextmanager
 def _recording(
     trainer: Trainer, config: LoopConfig, workdir: Path, resume_step: int | None
-) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
-    """Gives what writes and shows the metrics of a step, in the process that does so."""
+) -> Iterator[Callable[[int, Mapping[str, Any], Sequence[str]], None]]:
+    """Gives what writes and shows the metrics and warnings of a step, in the process that does so.
+    """
     if not leads():
-        yield lambda step, metrics: None
+        yield lambda step, metrics, warnings: None
         return
     with (
         MetricsWriter(workdir, resume_step) as writer,
         contextlib.closing(ProgressLine(config.num_steps, shown=trainer.shown)) as line,
     ):
-        yield lambda step, metrics: line.show(step, writer.write(step, metrics))
+
+        def record(step: int, metrics: Mapping[str, Any], warnings: Sequence[str]) -> None:
+            line.show(step, writer.write(step, metrics))
+            for warning in warnings:
+                line.say(f'warning at step {step}: {warning}')
+                writer.write_text(step, 'texts/warnings', warning)
+
+        yield record

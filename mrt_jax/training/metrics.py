@@ -1,5 +1,6 @@
 """Metrics of a run: `metrics.jsonl` and TensorBoard event files, without TensorFlow."""
 
+import dataclasses
 import json
 import math
 import numbers
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.histogram.summary import histogram_pb
 from tensorboard.plugins.scalar.summary import scalar_pb
 from tensorboard.plugins.text.summary import text_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -21,6 +23,23 @@ from mrt_jax.errors import InputError
 
 FILE = 'metrics.jsonl'
 Number = int | float
+
+
+@dataclasses.dataclass(frozen=True)
+class Histogram:
+    """Numbers whose distribution TensorBoard shows; what is not finite is left out."""
+
+    values: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Markdown:
+    """A text that TensorBoard shows."""
+
+    text: str
+
+
+Exhibit = Histogram | Markdown
 
 
 class MetricsWriter:
@@ -56,14 +75,17 @@ class MetricsWriter:
         Args:
             step: counted from 1; 0 is before the first update.
             metrics: scalars by name: Python numbers, NumPy or JAX arrays of one element. Equal
-                numbers give equal text; what is not finite becomes null in the file.
+                numbers give equal text; what is not finite becomes null in the file. Exhibits among
+                them are for TensorBoard only.
 
         Returns:
-            The metrics as Python numbers.
+            The scalars as Python numbers.
 
         Raises:
-            ValueError: a metric is not a number.
+            ValueError: a metric is neither a number nor an exhibit.
         """
+        exhibits = {name: x for name, x in metrics.items() if isinstance(x, Exhibit)}
+        metrics = {name: x for name, x in metrics.items() if name not in exhibits}
         # One transfer for all, and as a list, for JAX would sort the names of a dict.
         values = jax.device_get(list(metrics.values()))
         row = {name: _number(name, value) for name, value in zip(metrics, values, strict=True)}
@@ -72,6 +94,8 @@ class MetricsWriter:
         self._lines.flush()
         for name, value in row.items():
             self._add_summary(step, scalar_pb(name, float(value)))
+        for name, exhibit in exhibits.items():
+            self._add_summary(step, _exhibit_pb(name, exhibit))
         self._events.flush()
         return row
 
@@ -98,6 +122,13 @@ class MetricsWriter:
 
     def _add_summary(self, step: int, summary: Summary) -> None:
         self._events.add_event(Event(wall_time=time.time(), step=int(step), summary=summary))
+
+
+def _exhibit_pb(name: str, exhibit: Exhibit) -> Summary:
+    if isinstance(exhibit, Markdown):
+        return text_pb(name, exhibit.text)
+    values = np.asarray(exhibit.values, np.float64)
+    return histogram_pb(name, values[np.isfinite(values)])
 
 
 def _number(name: str, value: Any) -> Number:

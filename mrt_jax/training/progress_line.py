@@ -18,7 +18,7 @@ class ProgressLine:
     Where stderr is no terminal, a line is printed every ten seconds and at the last step.
 
     Args:
-        total: steps of the run.
+        total: steps of the run; one that goes on past them shows no total and no time left.
         shown: names of the metrics to show, in order; those that a step has not are left out.
         stream: written to instead of stderr.
         clock: seconds, ever rising.
@@ -50,9 +50,15 @@ class ProgressLine:
             columns = shutil.get_terminal_size().columns
             self._stream.write(f'\r\x1b[K{text[: columns - 1]}')
             self._line_open = True
-        elif step >= self._total or now - self._printed_at >= _PLAIN_SECONDS:
+        elif step == self._total or now - self._printed_at >= _PLAIN_SECONDS:
             self._stream.write(text + '\n')
             self._printed_at = now
+        self._stream.flush()
+
+    def say(self, text: str) -> None:
+        """Prints something else, on a line of its own."""
+        self.close()
+        self._stream.write(text + '\n')
         self._stream.flush()
 
     def close(self) -> None:
@@ -63,12 +69,15 @@ class ProgressLine:
             self._line_open = False
 
     def _text(self, step: int, metrics: Mapping[str, float]) -> str:
-        parts = [f'step {step}/{self._total}']
+        going_on = step > self._total
+        parts = [f'step {step}' if going_on else f'step {step}/{self._total}']
         (first_time, first), (last_time, last) = self._times[0], self._times[-1]
         if last > first and last_time > first_time:
             seconds = (last_time - first_time) / (last - first)
             rate = f'{1 / seconds:.1f} steps/s' if seconds < 1 else f'{seconds:.1f} s/step'
-            parts += [rate, f'{write_duration((self._total - step) * seconds)} left']
+            parts.append(rate)
+            if not going_on:
+                parts.append(f'{write_duration((self._total - step) * seconds)} left')
         parts += [f'{name} {metrics[name]:.4g}' for name in self._shown if name in metrics]
         return ' | '.join(parts)
 

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from mrt_jax.data.iterator import ProblemIterator
 from mrt_jax.models.lora import join
-from mrt_jax.training.collect import (
-    ask_prover,
-    collect_groups,
-    roll_out,
-)
+from mrt_jax.sharding.host_data import on_every_host
+from mrt_jax.training.collect import ask_prover, collect_groups, roll_out
+from mrt_jax.training.exhibits import exhibits_of, is_due
 from mrt_jax.training.loop import Trainer
+from mrt_jax.training.metrics import Histogram
 from mrt_jax.training.objective import policy_loss
 from mrt_jax.training.prefix_pool import PrefixSource
 from mrt_jax.training.rl_batch import correct_mismatch, make_batch, regret_of
@@ -81,6 +81,14 @@ def train_policy(config: Any, workdir: Path) -> bool:
         }
         if config.evaluate_every and (number + 1) % config.evaluate_every == 0:
             metrics |= validate(setup, join(state.params, frozen))
+        if is_due(config.show_every, number + 1):
+            metrics |= exhibits_of(
+                setup.reader, collected.experience, collected.proof, config.group_size
+            )
+            weights_BT, advantages_BT = map(
+                np.asarray, on_every_host((batch.weights_BT, batch.advantages_BT))
+            )
+            metrics['histograms/advantages'] = Histogram(advantages_BT[weights_BT > 0])
         return state, {**metrics, **totals, **clocks}
 
     def goes_on(done: int) -> bool:

@@ -59,7 +59,11 @@ def make_batch(
                 batch.tokens_BT, batch.positions_BT, batch.segments_BT
             )
         )
-    packed = {'packed_share': packed_share(plan, config.microbatch_rows)}
+    packed = {
+        'packed_share': packed_share(plan, config.microbatch_rows),
+        # Read by the updates of a step, prompts and prefixes included.
+        'trained_tokens': int((plan.sources_RL >= 0).sum()) * config.updates_per_step,
+    }
     return batch, {
         **credit.metrics, **describe(setup, experience, proof), **collected.metrics, **packed
     }
@@ -135,8 +139,12 @@ def pack_rollout(
 def describe(setup: Setup, experience: Experience, proof: Proof | None) -> dict[str, Any]:
     """Metrics of a step's traces."""
     rollout, episodes = experience.rollout, experience.episodes
+    lengths_B, prompts_B = np.asarray(rollout.lengths_B), np.asarray(rollout.prompt_lengths_B)
+    slots = rollout.prompt_tokens_BP.shape[1] + rollout.tokens_BT.shape[1]
     metrics: dict[str, Any] = {
-        'response_tokens': np.asarray(rollout.lengths_B).mean(),
+        'response_tokens': lengths_B.mean(),
+        # Of the cache's positions, those that hold a token; the rest of a rollout is padding.
+        'cache_used_share': (prompts_B + lengths_B).mean() / slots,
         'episodes': np.asarray(episodes.counts_B).mean(),
         'forced': np.asarray(rollout.forced_B).mean(),
         'truncated': 1 - np.asarray(rollout.ended_B).mean(),
@@ -146,7 +154,20 @@ def describe(setup: Setup, experience: Experience, proof: Proof | None) -> dict[
     if proof is not None:
         metrics['regret'] = regret_of(setup, experience, proof)
         metrics['success_stderr'] = np.asarray(proof.success.stderr_BE)[episodes.mask_BE].mean()
+        metrics |= agreement(proof, episodes.mask_BE)
     return metrics
+
+
+def agreement(proof: Proof, mask_BE: np.ndarray) -> dict[str, float]:
+    """`unanimous`: share of the boundaries at which all answers are right or all are wrong.
+
+    Of those that several were drawn at; {} if there are none, since a single one always agrees.
+    """
+    success_BE = np.asarray(proof.success.mean_BE)
+    several_BE = mask_BE & (np.asarray(proof.success.count_BE) > 1)
+    if not several_BE.any():
+        return {}
+    return {'unanimous': float(np.isin(success_BE[several_BE], (0, 1)).mean())}
 
 
 def regret_of(setup: Setup, experience: Experience, proof: Proof) -> np.floating:

@@ -137,6 +137,8 @@ def prepare(config: Any) -> Setup:
                  'microbatch_rows', 'max_thinking_tokens', 'max_answer_tokens',
                  'refresh_prefixes_every'):
         _check_positive(config, name)
+    if config.show_every < 0:
+        raise InputError(f'show_every={config.show_every} must be at least 0; 0 is never')
     _check_method(config)
     rows = config.prompts_per_step * config.group_size
     try:

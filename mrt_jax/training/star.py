@@ -31,6 +31,7 @@ from mrt_jax.sharding.host_data import ask_leader
 from mrt_jax.tasks.task import Problem
 from mrt_jax.training import rl_setup
 from mrt_jax.training.collect import ask_prover, roll_out
+from mrt_jax.training.exhibits import exhibits_of
 from mrt_jax.training.fitting import check_fitting, make_fit
 from mrt_jax.training.iterations import (
     Iteration,
@@ -41,6 +42,7 @@ from mrt_jax.training.iterations import (
     write_iteration,
 )
 from mrt_jax.training.loop import Trainer
+from mrt_jax.training.metrics import Exhibit
 from mrt_jax.training.network import read_optimizer
 from mrt_jax.training.reinforcement import validate
 from mrt_jax.training.rl_batch import describe
@@ -213,7 +215,8 @@ class _Run:
         self.sampled = 0
 
     def begin_iteration(self, number: int, params: Any) -> dict[str, Any]:
-        """Samples an iteration's traces, or reads them back; returns their figures."""
+        """Samples an iteration's traces, or reads them back; returns their figures, and exhibits of
+        those that were sampled."""
         setup, config = self._setup, self._setup.config
         problems = next(self._problems)
         folder = iteration_folder(self._workdir, number)
@@ -224,7 +227,7 @@ class _Run:
             **{key: settings[key] for key in _SAMPLING_KEYS},
         }
         iteration = ask_leader(lambda: read_iteration(folder, origin, setup.policy))
-        clocks = {}
+        clocks, exhibits = {}, {}
         if iteration is None:
             if leads() and folder.exists():
                 print(
@@ -232,12 +235,12 @@ class _Run:
                     file=sys.stderr,
                 )
             key = jax.random.fold_in(jax.random.key(config.seed), number)
-            iteration, clocks = sample_iteration(setup, params, problems, key, number)
+            iteration, clocks, exhibits = sample_iteration(setup, params, problems, key, number)
             if leads():
                 write_iteration(folder, iteration, origin, setup.policy)
         self._epochs = self._make_epochs(number, iteration.kept)
         self.sampled += sum(int(iteration.figures.get(name, 0)) for name in _TOTALS)
-        return {**iteration.figures, **clocks}
+        return {**iteration.figures, **clocks, **(exhibits if config.show_every else {})}
 
     def epochs_of(self, number: int) -> Epochs:
         """What the updates of an iteration imitate."""
@@ -271,8 +274,9 @@ class _Run:
 
 def sample_iteration(
     setup: Setup, params: Any, problems: list[Problem], key: jax.Array, number: int
-) -> tuple[Iteration, dict[str, float]]:
-    """Samples, segments, proves and selects; returns what is kept and how long it took.
+) -> tuple[Iteration, dict[str, float], dict[str, Exhibit]]:
+    """Samples, segments, proves and selects; returns what is kept, how long it took, and exhibits
+    of the first batch.
 
     Figures are means over batches of `prompts_per_step` problems, all of one size; numbers of
     tokens are sums.
@@ -282,7 +286,7 @@ def sample_iteration(
     """
     config, selection = setup.config, setup.selection
     kept, clocks = [], {'rollout_seconds': 0.0, 'prover_seconds': 0.0}
-    figures = collections.defaultdict(list)
+    figures, exhibits = collections.defaultdict(list), {}
     for first in range(0, len(problems), config.prompts_per_step):
         batch = problems[first : first + config.prompts_per_step]
         batch_key = jax.random.fold_in(key, first)
@@ -297,6 +301,9 @@ def sample_iteration(
         kept += select(
             selection, setup.sampler.reader, batch, experience, proof,
             group_size=config.group_size,
+        )
+        exhibits = exhibits or exhibits_of(
+            setup.sampler.reader, experience, proof, config.group_size
         )
         for name, value in _describe(setup, experience, proof).items():
             figures[name].append(np.asarray(value).item())
@@ -321,7 +328,7 @@ def sample_iteration(
         'kept_problems': len({trace.problem for trace in kept}) / len(problems),
         'kept_tokens': float(np.mean([trace.response_tokens for trace in kept])),
     }
-    return Iteration(kept, pooled), clocks
+    return Iteration(kept, pooled), clocks, exhibits
 
 
 def _describe(setup: Setup, experience: Experience, proof: Proof | None) -> dict[str, Any]:

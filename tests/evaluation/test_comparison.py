@@ -17,7 +17,7 @@ from mrt_jax.training import rl_setup
 from mrt_jax.training.reinforcement import train_policy
 from mrt_jax.training.supervised import train_supervised
 from tests.evaluation.synthetic import make_records
-from tests.training.run_configs import keep_data_in, save_untrained_policy
+from tests.training.run_configs import keep_data_in, read_steps, save_untrained_policy
 
 PATH = ('pass_at_1',)
 
@@ -129,6 +129,13 @@ def test_fine_tuning_beside_reinforcement_learning(config, tmp_path, monkeypatch
     assert names == ['warm start', 'grpo', 'sft', 'star', 'grpo, equal tokens']
     table = (tmp_path / 'report' / 'results.md').read_text()
     assert '| star | 2 |' in table and '| sft | 3 | 0.00 |' in table
+    star = read_steps(tmp_path / 'runs' / 'star-0')
+    trained = sum(line['trained_tokens'] for line in star)
+    work = Contestant([], [star]).work
+    assert work == star[-1]['sampled_tokens_total'] + 3 * trained and trained > 0
+    assert f' | {work / 1e6:.2f} | ' in next(x for x in table.splitlines() if '| star |' in x)
+    del star[0]['trained_tokens']
+    assert Contestant([], [star]).work is None
     lines = {
         arm: (tmp_path / 'runs' / f'{arm}-0' / 'metrics.jsonl').read_text().splitlines()
         for arm in ('grpo', 'star', 'sft')
@@ -195,7 +202,7 @@ def test_tables_compare_with_every_reference(tmp_path):
     assert lines[:4] == ['# Title', '', '`python -m command`', '']
     widths = [line.count(' | ') for line in lines if line.startswith('| ')]
     # The line below the columns counts too.
-    assert widths == [9] * 5 + [3] * 8 + [3] * 3
+    assert widths == [10] * 5 + [3] * 8 + [3] * 3
 
 
 def test_a_comparison_of_nothing_is_refused(config, tmp_path):

@@ -18,7 +18,8 @@ from tests.training.run_configs import keep_data_in, read_steps, small_run
 POLICY = 'experiments/policies/countdown'  # Right often enough that there is something to learn.
 STEPS = 8
 CHANGES = dict(
-    num_steps=STEPS, max_thinking_tokens=60, row_tokens=128, keep_checkpoints=2, mesh=dict(data=4),
+    num_steps=STEPS, max_thinking_tokens=60, row_tokens=128, keep_checkpoints=2, show_every=4,
+    mesh=dict(data=4),
     evaluation=dict(num_problems=4, num_samples=1, batch_rows=4, branches=2),
 )
 

@@ -64,13 +64,17 @@ Advantage = Callable[[Rows], np.ndarray]
 
 
 def credited(**settings) -> Advantage:
-    """Advantages [B, T] by `assign_credit`; settings may be functions of the group's size."""
+    """Advantages [B, T] by `assign_credit`; settings may be functions of the group's size.
+
+    Episodes are credited as they are cut unless `marker` is given: most have no marker here.
+    """
 
     def advantage(rows: Rows) -> np.ndarray:
         size = rows.group_size
         config = CreditConfig(
-            group_size=size,
-            **{name: value(size) if callable(value) else value for name, value in settings.items()},
+            **{'group_size': size, 'marker': 'opens'} | {
+                name: value(size) if callable(value) else value for name, value in settings.items()
+            },
         )
         measured = None
         if config.credit == 'prefix':

@@ -28,7 +28,7 @@ from mrt_jax.methods.credit import (
 )
 from tests.kernels import reference_advantages
 
-PLAIN = CreditConfig(group_size=2, alpha=0.5)
+PLAIN = CreditConfig(group_size=2, alpha=0.5, marker='opens')
 ON_CURVES = [kind for kind in CREDITS if kind not in ('none', 'prefix')]
 REWARDS_B = np.array([1, 0, 1, 1], np.float32)
 LENGTHS_B = np.array([10, 12, 9, 7], np.int32)

@@ -53,7 +53,8 @@ def small_run(
 
 # Of an iteration of STaR.
 SMALL_STAR = dict(
-    problems_per_iteration=4, steps_per_iteration=2, rows_per_step=8, max_answer_tokens=8
+    problems_per_iteration=4, steps_per_iteration=2, rows_per_step=8, max_answer_tokens=8,
+    branches=4,
 )
 
 

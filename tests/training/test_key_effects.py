@@ -39,8 +39,8 @@ EVALUATION = dict(num_problems=2, num_samples=1, batch_rows=2, max_boundaries=3,
 # Values that grpo has not.
 OTHER = {
     'alpha': 0.3, 'branches': 6, 'prover_rounds': 2, 'length_penalty_weight': 0.7,
-    'marker': 'closes',
-    'common_draws': True, 'shrinkage': 'walk', 'aim_k': 3, 'refresh_prefixes_every': 7,
+    'marker': 'opens',
+    'common_draws': False, 'shrinkage': 'walk', 'aim_k': 3, 'refresh_prefixes_every': 7,
     'prefixes_per_group': 2, 'bonus': 'all',
     'clip_low': 0.11, 'clip_high': 0.12, 'mismatch.bound': 'mask', 'mismatch.most': 3.0,
 }
@@ -54,7 +54,7 @@ def policy(tmp_path_factory):
 
 def tiny_self_taught(folder):
     policy = save_untrained_policy(folder / 'untrained', sharpness=1)
-    return small_run(policy, 'mrt_star', num_steps=2, **SMALL_STAR)
+    return small_run(policy, 'mrt_star', num_steps=2, **SMALL_STAR | {'problems_per_iteration': 16})
 
 
 def tiny_warm_start(folder):

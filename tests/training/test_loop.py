@@ -1,11 +1,13 @@
 """The loop resumes, saves and stops at the right steps; its steps here only count."""
 
+import dataclasses
 import json
 import os
 import signal
 
 import jax.numpy as jnp
 import pytest
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from mrt_jax.errors import NonFiniteError
 from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
@@ -98,3 +100,32 @@ def test_too_many_bad_steps_in_a_row_end_the_run_with_the_last_good_state_kept(t
     assert ran[-1] == 6  # A single bad step, 2, did not end it.
     assert rows_of(tmp_path)[2]['loss'] is None
     assert saved_steps(tmp_path) == [4]
+
+
+def test_a_warning_is_said_once_counted_and_outlives_a_stop(tmp_path, capsys):
+    """Three steps in a row without a right answer; the run is stopped behind the second."""
+
+    def hopeless(steps: int, stop_at: int | None = None):
+        trainer, _ = counting_trainer(steps, stop_at=stop_at)
+
+        def step(state: TrainState, number: int):
+            state, metrics = trainer.step(state, number)
+            return state, metrics | {'groups_with_signal': jnp.float32(number in (0, 5))}
+
+        return dataclasses.replace(trainer, step=step)
+
+    stopped, whole = tmp_path / 'stopped', tmp_path / 'whole'
+    for workdir in (stopped, whole):
+        workdir.mkdir()
+    run_loop(hopeless(8), loop_config(8), whole)
+    said = [x for x in capsys.readouterr().err.splitlines() if x.startswith('warning')]
+    assert len(said) == 1
+    assert said[0].startswith('warning at step 4: groups_with_signal is 0 for 3 steps in a row: ')
+    assert [row['warnings'] for row in rows_of(whole)] == [0, 0, 0, 1, 1, 0, 0, 0]
+    events = EventAccumulator(str(whole), size_guidance={'tensors': 0}).Reload()
+    assert [event.step for event in events.Tensors('texts/warnings')] == [4]
+    assert run_loop(hopeless(8, stop_at=2), loop_config(8), stopped) is None
+    run_loop(hopeless(8), loop_config(8), stopped)
+    assert rows_of(stopped) == rows_of(whole)
+    said = [x for x in capsys.readouterr().err.splitlines() if x.startswith('warning')]
+    assert [line.partition(':')[0] for line in said] == ['warning at step 4']

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 from mrt_jax.errors import InputError
-from mrt_jax.training.metrics import MetricsWriter
+from mrt_jax.training.metrics import Histogram, Markdown, MetricsWriter
 
 
 def lines_of(workdir) -> list[dict]:
@@ -92,6 +93,26 @@ def test_tensorboard_shows_the_same_and_forgets_what_was_undone(tmp_path):
     shown = {e.step: float(e.tensor_proto.float_val[0]) for e in events.Tensors('loss')}
     assert shown == {1: 1.0, 2: 2.0, 3: 30.0}
     assert events.Tensors('trace')[0].tensor_proto.string_val[0] == b'**Try** 3+5'
+
+
+def test_exhibits_go_to_tensorboard_only(tmp_path):
+    values = np.array([0.0, 0.0, 1.0, np.nan, np.inf, 3.0])
+    with MetricsWriter(tmp_path, None) as writer:
+        row = writer.write(
+            1, {'loss': 1.0, 'histograms/x': Histogram(values), 'texts/x': Markdown('**a**')}
+        )
+    assert row == {'loss': 1.0} and lines_of(tmp_path) == [{'step': 1, 'loss': 1.0}]
+    events = EventAccumulator(str(tmp_path), size_guidance={'tensors': 0}).Reload()
+    assert events.Tensors('texts/x')[0].tensor_proto.string_val[0] == b'**a**'
+    [event] = events.Tensors('histograms/x')
+    left_right_count = make_ndarray(event.tensor_proto)
+    assert left_right_count[:, 2].sum() == 4 and left_right_count[0, 2] == 2
+    assert left_right_count[0, 0] == 0 and left_right_count[-1, 1] == 3
+    plugins = {
+        name: events.SummaryMetadata(f'{name}/x').plugin_data.plugin_name
+        for name in ('histograms', 'texts')
+    }
+    assert plugins == {'histograms': 'histograms', 'texts': 'text'}
 
 
 def test_no_tensorflow():

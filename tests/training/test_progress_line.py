@@ -58,3 +58,20 @@ def test_the_first_step_has_no_rate_and_fast_ones_have_steps_a_second():
 
 def test_hours_are_shown():
     assert '| 25:00:00 left' in run(io.StringIO(), 3600.0, total=27, steps=2)
+
+
+def test_what_else_is_said_has_a_line_of_its_own():
+    for stream, shown in ((Terminal(), '\r\x1b[Kstep 1/8 | loss 1\n'), (io.StringIO(), '')):
+        line = ProgressLine(8, shown=('loss',), stream=stream, clock=Clock())
+        if shown:
+            line.show(1, {'loss': 1.0})
+        line.say('warning')
+        line.close()
+        assert stream.getvalue() == shown + 'warning\n'
+
+
+def test_a_run_that_goes_on_past_its_steps_has_no_time_left():
+    lines = run(io.StringIO(), 4.0, total=4, steps=12).splitlines()
+    assert lines[1:3] == ['step 4/4 | 4.0 s/step | 0:00 left | loss 0.1235',
+                          'step 7 | 4.0 s/step | loss 0.1235']
+    assert [line.split(' | ')[0] for line in lines[2:]] == ['step 7', 'step 10']

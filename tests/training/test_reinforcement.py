@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 from configs.countdown import RECIPES
 from mrt_jax.errors import InputError, NonFiniteError
@@ -14,6 +16,7 @@ from mrt_jax.policies.load import load_policy
 from mrt_jax.sampling.fork import prove_branches
 from mrt_jax.sampling.sampler import sample_rollouts
 from mrt_jax.training import collect, reinforcement
+from mrt_jax.training.health import MOST_DIFFERENCE
 from mrt_jax.training.metrics import MetricsWriter
 from mrt_jax.training.objective import UpdateBatch
 from mrt_jax.training.reinforcement import train_policy
@@ -52,6 +55,51 @@ def test_every_promised_metric_is_there(whole_run):
     assert steps[0]['compile_seconds'] > 0
     assert all(step['compile_seconds'] < step['step_seconds'] for step in steps)
     assert (whole_run / 'policy' / 'model.safetensors').is_file()
+    # The longest rows fill the cache: 20 prompt slots and 31 of the response.
+    assert all(0.3 < step['cache_used_share'] < 1 for step in steps)
+
+
+def test_an_untrained_policy_gets_the_warnings_it_deserves(whole_run):
+    """It is never right, so all of the meta-prover's answers agree, and it seldom ends."""
+    steps = read_steps(whole_run)
+    for step in steps:
+        assert (step['unanimous'], step['groups_with_signal']) == (1, 0)
+        assert step['truncated'] > 0.5
+    assert [step['warnings'] for step in steps] == [0, 0, 3, 3]
+
+
+def test_distributions_and_traces_are_shown_when_due(policy, tmp_path):
+    assert train_policy(small_run(policy, num_steps=2, show_every=2), tmp_path)
+    events = EventAccumulator(str(tmp_path), size_guidance={'tensors': 0}).Reload()
+    names = ('advantages', 'response_tokens', 'success')
+    for name in (*(f'histograms/{name}' for name in names), 'texts/traces'):
+        assert [event.step for event in events.Tensors(name)] == [2], name
+    text = events.Tensors('texts/traces')[0].tensor_proto.string_val[0].decode()
+    assert text.count('before any thought') == 2  # Of each group one trace.
+    counted = {
+        name: make_ndarray(events.Tensors(f'histograms/{name}')[0].tensor_proto)[:, 2].sum()
+        for name in names
+    }
+    steps = read_steps(tmp_path)
+    assert counted['response_tokens'] == 8
+    assert counted['success'] == 8 * (steps[1]['episodes'] + 1)
+    assert counted['advantages'] == steps[1]['sampled_tokens']
+
+
+def test_steps_in_bfloat16_follow_those_in_float32(policy, whole_run, tmp_path):
+    """Activations are rounded; parameters are not."""
+    config = small_run(policy, num_steps=2, compute_dtype='bfloat16', entropy_coef=0.1)
+    assert train_policy(config, tmp_path)
+    steps = read_steps(tmp_path)
+    for step in steps:
+        assert step['skipped'] == 0 and np.isfinite(step['loss']) and step['grad_norm'] > 0
+        assert step['sampler_trainer_difference'] < MOST_DIFFERENCE
+    exact = read_steps(whole_run)[0]['entropy']
+    assert 1e-5 < abs(steps[0]['entropy'] - exact) < 0.1 * exact
+    before, after = load_policy(policy).params, load_policy(tmp_path / 'policy').params
+    moved = after['embedding'] - before['embedding']
+    # Adam's step of the learning rate, below what bfloat16 tells apart at this size.
+    assert 0 < np.abs(moved).max() < 1e-3
 
 
 def test_sampler_and_trainer_agree(whole_run):
@@ -238,6 +286,7 @@ def test_non_finite_updates_stop_the_run(policy, tmp_path, monkeypatch):
         ({'credit': 'unknown'}, "credit='unknown'"),
         ({'length_penalty': 'long'}, 'length_penalty'),
         ({'branches': 0}, 'branches=0'),
+        ({'show_every': -1}, 'show_every=-1 must be at least 0'),
         ({'policy': '/nowhere'}, '/nowhere'),
         ({'task': 'chess'}, 'countdown'),
         ({'aggregation': 'mean'}, 'aggregation'),
@@ -270,7 +319,10 @@ def test_packing_changes_nothing_but_the_padding(policy, packing, columns, tmp_p
         assert train_policy(config, tmp_path / name)
         runs.append(read_steps(tmp_path / name))
     alone, packed = (run[0] for run in runs)
-    for key in ('loss', 'grad_norm', 'entropy', 'reward', 'progress', 'response_tokens'):
+    for key in (
+        'loss', 'grad_norm', 'entropy', 'reward', 'progress', 'response_tokens', 'trained_tokens'
+    ):
         np.testing.assert_allclose(packed[key], alone[key], rtol=1e-4, atol=1e-7, err_msg=key)
     np.testing.assert_allclose(runs[1][1]['kl'], runs[0][1]['kl'], rtol=1e-2)
+    assert packed['trained_tokens'] == round(packed['packed_share'] * columns) > 0
     np.testing.assert_allclose(packed['packed_share'] * columns, alone['packed_share'] * 8 * 64)

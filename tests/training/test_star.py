@@ -8,6 +8,7 @@ import signal
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from mrt_jax.errors import InputError
 from mrt_jax.policies.load import load_policy
@@ -73,6 +74,12 @@ def test_metrics_of_updates_and_of_sampling(whole_run):
         assert len(kept) == steps[2 * iteration]['kept'] <= 4
         assert len({line['problem'] for line in kept}) == len(kept)
         assert all(line['success'][line['boundary']] == max(line['success']) for line in kept)
+
+
+def test_each_iteration_shows_its_traces(whole_run):
+    events = EventAccumulator(str(whole_run), size_guidance={'tensors': 0}).Reload()
+    for name in ('histograms/response_tokens', 'histograms/success', 'texts/traces'):
+        assert [event.step for event in events.Tensors(name)] == [1, 3], name
 
 
 def test_a_resumed_run_writes_the_same_metrics(policy, whole_run, tmp_path):
