@@ -30,6 +30,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config, workdir = flags.FLAGS.config, Path(flags.FLAGS.workdir)
     from mrt_jax.training.key_effects import check_effects
+    from mrt_jax.training.provenance import record_start
     from mrt_jax.training.workdir import check_workdir
 
     check_effects(config, config_flags.get_override_values(flags.FLAGS['config']))
@@ -37,6 +38,7 @@ def main(argv: Sequence[str]) -> None:
     _keep_compilations(workdir.resolve().parent / '.jax_cache')
     (workdir / 'config.json').write_text(config.to_json_best_effort(indent=1) + '\n')
     command = f'python -m experiments.train {shlex.join(sys.argv[1:])}'
+    record_start(config, workdir, command)
     page = run(config, workdir, command)
     print(f'report: {page}' if page else f'stopped; run again to go on: {command}')
 
