@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 flags.disclaim_key_flags()  # Flags defined here count as the command's own in its --help.
 
 INPUT_AT_FAULT, NON_FINITE = 2, 3
-# Off by default: lets XLA move collectives so that they overlap with computation, as JAX's tips for
-# GPUs advise. What else they advise is on by default in the pinned releases.
+# Lets XLA move collectives so that they overlap with computation: JAX's and NVIDIA's advice for
+# several GPUs, off by default. Costs some memory; `=false` in XLA_FLAGS turns it off.
 OVERLAP_FLAG = '--xla_gpu_enable_latency_hiding_scheduler'
 CUDA_PLUGINS = ('jax_cuda12_plugin', 'jax_cuda13_plugin')
 MESH_HELP = (
