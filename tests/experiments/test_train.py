@@ -101,6 +101,5 @@ def test_sigterm_and_a_damaged_checkpoint_end_in_the_report_all_the_same(start, 
     assert (workdir / 'report' / 'index.html').is_file()
     assert str(workdir / 'report' / 'index.html') in output
     starts = json.loads((workdir / 'provenance.json').read_text())
-    assert [f'num_steps={steps}' in start['command'] for start, steps in zip(
-        starts, (500, done + 1), strict=True
-    )] == [True, True]
+    asked = [start['command'].rpartition('--config.num_steps=')[2] for start in starts]
+    assert asked == ['500', str(done + 1)]
