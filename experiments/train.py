@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FLAGS
     config, workdir = values.config, Path(values.workdir)
     from mrt_jax.training.key_effects import check_effects
+    from mrt_jax.training.provenance import record_start
     from mrt_jax.training.workdir import check_workdir
 
     check_effects(config, config_flags.get_override_values(values['config']))
@@ -49,9 +50,10 @@ def main(argv: Sequence[str]) -> None:
 
     join_processes(values.coordinator, values.num_processes, values.process_id)
     _keep_compilations(workdir.resolve().parent / '.jax_cache')
+    command = f'python -m experiments.train {shlex.join(sys.argv[1:])}'
     if leads():
         (workdir / 'config.json').write_text(config.to_json_best_effort(indent=1) + '\n')
-    command = f'python -m experiments.train {shlex.join(sys.argv[1:])}'
+        record_start(config, workdir, command)
     page = run(config, workdir, command)
     if leads():
         print(f'report: {page}' if page else f'stopped; run again to go on: {command}')

@@ -7,6 +7,7 @@ fail late, at the first damaged record, with whatever exception their reader hap
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,6 +60,18 @@ def find_damage(folder: Path) -> str | None:
     return None
 
 
+def contents_digest(path: Path) -> str:
+    """SHA-256 of a file; of a folder, that of what sha256sum prints of the files right in it.
+
+    These are in the order of their names, as in `cd FOLDER; LC_ALL=C sha256sum * | sha256sum`.
+    """
+    if path.is_file():
+        return _digest(path)
+    files = sorted(file for file in path.iterdir() if file.is_file() and file.name[0] != '.')
+    lines = (f'{digest}  {file.name}\n' for file, digest in _in_threads(files))
+    return hashlib.sha256(''.join(lines).encode()).hexdigest()
+
+
 def _files(folder: Path) -> list[Path]:
     """Every file below the folder but its own manifest, in a fixed order."""
     files = (path for path in folder.rglob('*') if path.is_file())
@@ -67,12 +80,15 @@ def _files(folder: Path) -> list[Path]:
 
 def _digests(folder: Path) -> dict[str, str]:
     """Digest of each file by its path below the folder."""
-    files = _files(folder)
+    files = _in_threads(_files(folder))
+    return {file.relative_to(folder).as_posix(): digest for file, digest in files}
+
+
+def _in_threads(files: Sequence[Path]) -> list[tuple[Path, str]]:
+    """The files with their digests."""
     # Hashing releases the interpreter lock, so threads use all cores.
     with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(_digest, files))
-    names = [file.relative_to(folder).as_posix() for file in files]
-    return dict(zip(names, digests, strict=True))
+        return list(zip(files, pool.map(_digest, files), strict=True))
 
 
 def _digest(file: Path) -> str:

@@ -112,3 +112,24 @@ def test_outputs_are_checked_before_the_work(tmp_path):
         cli.check_output(tmp_path)
     with pytest.raises(InputError, match='does not exist'):
         cli.check_output(tmp_path / 'missing' / 'out.jsonl')
+
+
+@pytest.mark.parametrize(('given', 'has_cuda', 'expected'), [
+    ({}, False, {}),
+    ({}, True, {'XLA_FLAGS': f'{cli.OVERLAP_FLAG}=true'}),
+    ({'XLA_FLAGS': '--xla_a=1'}, True, {'XLA_FLAGS': f'--xla_a=1 {cli.OVERLAP_FLAG}=true'}),
+    ({'XLA_FLAGS': '--xla_a=1'}, False, {'XLA_FLAGS': '--xla_a=1'}),
+    ({'XLA_FLAGS': f'{cli.OVERLAP_FLAG}=false'}, True, {'XLA_FLAGS': f'{cli.OVERLAP_FLAG}=false'}),
+])
+def test_collectives_overlap_on_gpus_unless_the_user_has_said(given, has_cuda, expected):
+    environment = dict(given)
+    cli.overlap_collectives(environment, has_cuda)
+    assert environment == expected
+
+
+def test_xla_knows_the_flag():
+    """One that it does not know would end the process."""
+    environment = {'XLA_FLAGS': f'{cli.OVERLAP_FLAG}=true', 'JAX_PLATFORMS': 'cpu', 'PATH': ''}
+    command = [sys.executable, '-c', 'import jax; jax.devices()']
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -100,3 +100,6 @@ def test_sigterm_and_a_damaged_checkpoint_end_in_the_report_all_the_same(start, 
     assert len(metrics.read_text().splitlines()) == done + 1
     assert (workdir / 'report' / 'index.html').is_file()
     assert str(workdir / 'report' / 'index.html') in output
+    starts = json.loads((workdir / 'provenance.json').read_text())
+    asked = [start['command'].rpartition('--config.num_steps=')[2] for start in starts]
+    assert asked == ['500', str(done + 1)]
