@@ -60,11 +60,13 @@ _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 
 def series_style(index: int, theme: Theme) -> dict:
     """Colour, dash and marker of the policy at `index`; unique for the first 49 policies."""
-    dash = (index + index // len(_DASHES)) % len(_DASHES)
+    rounds = index // len(theme.series)  # Colours come round again, with another dash and marker.
+    dash = (index + rounds) % len(_DASHES)
+    marker = (index + 2 * rounds) % len(_MARKERS)
     return {
         'color': theme.series[index % len(theme.series)],
         'linestyle': _DASHES[dash],
-        'marker': _MARKERS[index % len(_MARKERS)],
+        'marker': _MARKERS[marker],
         'linewidth': 1.6 if index == 0 else 1.9,
         'markersize': 6.0,
         'markeredgewidth': 1.0,
