@@ -8,30 +8,48 @@
 
 Rows that read from caches always use `attend`, whose one pass over a parent's keys for all of its
 branches no kernel here offers.
-"""
 
-import functools
-from collections.abc import Callable
+Where a mesh splits the tokens of rows, each device has queries of its own and gathers the keys and
+values of the whole row, which grouped heads make small.
+"""
 
 import flax.linen as nn
 import jax
 from jax.experimental.pallas.ops.tpu import splash_attention
-from jax.sharding import PartitionSpec
+from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_kernel import (
+    SplashAttentionKernel,
+)
+from jax.sharding import NamedSharding, PartitionSpec
 
+from mrt_jax.models.attention import Source, attend
 from mrt_jax.models.config import ModelConfig
+from mrt_jax.models.logical_axes import axis_in_use
 
 KERNELS = ('plain', 'splash', 'cudnn')
 ROW_MULTIPLE = 128  # Tokens of a row that a kernel takes; other rows are attended to plainly.
 
 
-def fastest_kernel(platform: str, config: ModelConfig) -> str:
-    """The kernel for a backend's name and a network.
+def fastest_kernel(platform: str, config: ModelConfig, *, splits_tokens: bool = False) -> str:
+    """The kernel for a backend's name and a network, on a mesh that splits tokens or not.
 
-    cuDNN caps no scores, so networks that do (Gemma 2) get 'plain' on GPU.
+    cuDNN caps no scores, and its queries begin where its keys do; so networks that cap (Gemma 2)
+    and split tokens get 'plain' on GPU.
     """
     if platform == 'tpu':
         return 'splash'
-    return 'cudnn' if platform == 'gpu' and config.attention_cap is None else 'plain'
+    fits = config.attention_cap is None and not splits_tokens
+    return 'cudnn' if platform == 'gpu' and fits else 'plain'
+
+
+def splits_tokens(length: int) -> bool:
+    """Whether the mesh in use splits rows of so many tokens."""
+    parts = axis_in_use('tokens')
+    return parts > 1 and length % parts == 0
+
+
+def takes(kernel: str, length: int) -> bool:
+    """Whether a kernel other than 'plain' takes rows of so many tokens, on the mesh in use."""
+    return kernel != 'plain' and length % (ROW_MULTIPLE * axis_in_use('tokens')) == 0
 
 
 def attend_to_self(
@@ -50,7 +68,7 @@ def attend_to_self(
     Args:
         kernel: of `KERNELS`, except 'plain'.
         q_XHTC: rotated queries; query head h reads key-value head h // (H / K). T is a multiple of
-            `ROW_MULTIPLE`.
+            `ROW_MULTIPLE`, see `takes`.
         k_XKTC, v_XKTC: keys and values.
         segments_XT: int32; consecutive tokens of one number see each other.
         window: tokens back that a query sees, its own included; None for all.
@@ -62,24 +80,46 @@ def attend_to_self(
     """
     scale = q_XHTC.shape[-1] ** -0.5 if scale is None else scale
     if kernel == 'splash':
-        attend = functools.partial(_splash, window=window, cap=cap)
-        return _by_device(attend, q_XHTC * scale, k_XKTC, v_XKTC, segments_XT)
+        return _splash(q_XHTC * scale, k_XKTC, v_XKTC, segments_XT, window, cap)
     return _dot_product(q_XHTC, k_XKTC, v_XKTC, segments_XT, window, scale, kernel)
 
 
-def _by_device(attend: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """Runs a kernel, which the compiler cannot split, on each device's own rows and heads."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return attend(*arrays)
-    q_spec, kv_spec, rows_spec = (
-        nn.logical_to_mesh_axes(axes) or PartitionSpec()
-        for axes in (
-            ('rows', 'heads', None, None), ('rows', 'kv_heads', None, None), ('rows', None)
-        )
-    )
+def attend_split(
+    q_XHTC: jax.Array,
+    k_XKTC: jax.Array,
+    v_XKTC: jax.Array,
+    visible_XTS: jax.Array,
+    *,
+    scale: float | None = None,
+    cap: float | None = None,
+) -> jax.Array:
+    """`attend` of rows to themselves, each device of the mesh in use with its own queries.
+
+    Args:
+        q_XHTC, k_XKTC, v_XKTC: as in `attend_to_self`.
+        visible_XTS: bool, what each query sees.
+        scale, cap: as in `attend`.
+    """
+
+    def own(
+        q_XHtC: jax.Array, k_XKTC: jax.Array, v_XKTC: jax.Array, visible_XtS: jax.Array
+    ) -> jax.Array:
+        source = Source(k_XKTC.swapaxes(2, 3), v_XKTC, visible_XtS)
+        return attend(q_XHtC, [source], scale=scale, cap=cap)
+
     return jax.shard_map(
-        attend, in_specs=(q_spec, kv_spec, kv_spec, rows_spec), out_specs=q_spec, check_vma=False
-    )(*arrays)
+        own, in_specs=(_spec(*_QUERIES), _spec(*_KEYS), _spec(*_KEYS), _spec('rows', 'tokens')),
+        out_specs=_spec(*_QUERIES), check_vma=False,
+    )(q_XHTC, k_XKTC, v_XKTC, visible_XTS)
+
+
+_QUERIES = 'rows', 'heads', 'tokens'
+_KEYS = 'rows', 'kv_heads'
+
+
+def _spec(*axes: str) -> PartitionSpec:
+    """Where an array lies on the mesh in use, by the logical names of its first axes."""
+    return nn.logical_to_mesh_axes(axes) or PartitionSpec()
 
 
 def _splash(
@@ -87,29 +127,59 @@ def _splash(
     k_XKTC: jax.Array,
     v_XKTC: jax.Array,
     segments_XT: jax.Array,
-    *,
     window: int | None,
     cap: float | None,
 ) -> jax.Array:
-    """Rows and heads of one device; the queries are scaled."""
+    """Splash attention, which the compiler cannot split: each device runs it on its own part.
+
+    The queries are scaled.
+    """
     heads, length = q_XHTC.shape[1:3]
+    parts = axis_in_use('tokens')
+    kernel = _splash_kernel(heads // axis_in_use('heads'), length, parts, window, cap)
+
+    def run(
+        kernel: SplashAttentionKernel, q_XHtC: jax.Array, k_XKTC: jax.Array,
+        v_XKTC: jax.Array, segments_Xt: jax.Array, segments_XT: jax.Array,
+    ) -> jax.Array:
+        segments = splash_attention.SegmentIds(segments_Xt, segments_XT)
+        return jax.vmap(kernel)(q_XHtC, k_XKTC, v_XKTC, segments).astype(q_XHtC.dtype)
+
+    arrays = q_XHTC, k_XKTC, v_XKTC, segments_XT, segments_XT
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return run(kernel, *arrays)
+    # The kernel's mask is split as the queries are.
+    masks = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, *_spec('tokens'))))
+    rows = _spec('rows')
+    return jax.shard_map(
+        run,
+        in_specs=(
+            masks, _spec(*_QUERIES), _spec(*_KEYS), _spec(*_KEYS), _spec('rows', 'tokens'), rows
+        ),
+        out_specs=_spec(*_QUERIES), check_vma=False,
+    )(kernel, *arrays)
+
+
+def _splash_kernel(
+    heads: int, length: int, parts: int, window: int | None, cap: float | None
+) -> SplashAttentionKernel:
+    """The kernel of so many heads, for rows of `length` tokens in so many parts."""
     shape = length, length
     mask = splash_attention.CausalMask(shape)
     if window is not None:
         mask = splash_attention.LocalMask(shape, (window - 1, 0), 0)
-    block = next(size for size in (512, 256, ROW_MULTIPLE) if length % size == 0)
-    kernel = splash_attention.make_splash_mha(
+    block = next(size for size in (512, 256, ROW_MULTIPLE) if length // parts % size == 0)
+    return splash_attention.make_splash_mha(
         splash_attention.MultiHeadMask([mask] * heads),
         block_sizes=splash_attention.BlockSizes(
             block_q=block, block_kv=block, block_kv_compute=block, block_q_dkv=block,
             block_kv_dkv=block, block_kv_dkv_compute=block, block_q_dq=block, block_kv_dq=block,
         ),
         head_shards=1,
-        q_seq_shards=1,
+        q_seq_shards=parts,
         attn_logits_soft_cap=cap,
     )
-    segments = splash_attention.SegmentIds(segments_XT, segments_XT)
-    return jax.vmap(kernel)(q_XHTC, k_XKTC, v_XKTC, segments).astype(q_XHTC.dtype)
 
 
 def _dot_product(

@@ -15,7 +15,13 @@ import jax
 import jax.numpy as jnp
 
 from mrt_jax.models.attention import Source, attend, visible
-from mrt_jax.models.attention_kernels import KERNELS, ROW_MULTIPLE, attend_to_self
+from mrt_jax.models.attention_kernels import (
+    KERNELS,
+    attend_split,
+    attend_to_self,
+    splits_tokens,
+    takes,
+)
 from mrt_jax.models.cache import Context, KVCache, NewKV, Room, append
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.lora import DOWN, UP
@@ -81,7 +87,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, all inputs] to [N, all outputs]."""
+        """[..., all inputs] to [..., all outputs]."""
         inputs = len(self.in_shape)
         initializer = nn.initializers.variance_scaling(
             self.scale**2, 'fan_in', 'normal', in_axis=tuple(range(inputs)),
@@ -140,7 +146,8 @@ class Block(nn.Module):
         heads, kv_heads = (c.num_heads, c.head_width), (c.num_kv_heads, c.head_width)
         # Both writes to the residual stream start smaller the more layers there are.
         depth_scale = (2 * c.num_layers) ** -0.5
-        x_ND = x_XTD.reshape(-1, c.width)
+        # One axis of rows and tokens, which only whole rows can share.
+        x_ND = x_XTD if splits_tokens(length) else x_XTD.reshape(-1, c.width)
         rotation_XT, visible_parts = views[0]
         if is_local is not None:
             rotation_XT, visible_parts = jax.tree.map(
@@ -162,7 +169,13 @@ class Block(nn.Module):
         q_XHTC, k_XKTC, v_XKTC = (y.swapaxes(1, 2) for y in (q_XTHC, k_XTKC, v_XTKC))
         q_XHTC, k_XKTC = rotate(q_XHTC, *rotation_XT), rotate(k_XKTC, *rotation_XT)
         new_kv = k_XKTC, v_XKTC
-        if self.kernel == 'plain':
+        if self.kernel != 'plain':
+            mixed_XHTC = self._run_kernel(q_XHTC, *new_kv, *visible_parts, is_local)
+        elif room is None and not context_kv and splits_tokens(length):
+            mixed_XHTC = attend_split(
+                q_XHTC, *new_kv, *visible_parts, scale=c.score_scale, cap=c.attention_cap
+            )
+        else:
             own_kv = k_XKTC.swapaxes(2, 3), v_XKTC
             if room is not None:
                 new_kv = own_kv = append(room[0], k_XKTC, v_XKTC, room[1])
@@ -171,9 +184,7 @@ class Block(nn.Module):
                 for (keys, values), seen in zip((*context_kv, own_kv), visible_parts, strict=True)
             ]
             mixed_XHTC = attend(q_XHTC, sources, scale=c.score_scale, cap=c.attention_cap)
-        else:
-            mixed_XHTC = self._run_kernel(q_XHTC, *new_kv, *visible_parts, is_local)
-        mixed_ND = mixed_XHTC.swapaxes(1, 2).reshape(x_ND.shape[0], -1)
+        mixed_ND = mixed_XHTC.swapaxes(1, 2).reshape(*x_ND.shape[:-1], -1)
         mixed_ND = linear(
             heads, width, ('heads', 'head', 'embed'), c.output_bias, depth_scale, name='output'
         )(mixed_ND)
@@ -282,7 +293,7 @@ class Transformer(nn.Module):
             )
 
         stacked = not (contexts or room or isinstance(self.get_variable('params', 'layers'), tuple))
-        kernel = self.kernel if stacked and tokens_XT.shape[1] % ROW_MULTIPLE == 0 else 'plain'
+        kernel = self.kernel if stacked and takes(self.kernel, tokens_XT.shape[1]) else 'plain'
 
         def view(local: bool) -> View:
             turn = rotation(c, positions_XT, local=local)

@@ -6,15 +6,33 @@
 import collections
 import math
 import re
+from typing import NamedTuple
 
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 
 _COMPUTATION = re.compile(r'^(?:ENTRY )?%?([\w.\-]+) (?:\([^\n]*\) -> [^\n]*)?\{$', re.MULTILINE)
-_CALLED = re.compile(r'(?:calls|to_apply|body|branch_computations|true_computation|'
+_CALLED = re.compile(r'(?:calls|to_apply|condition|body|branch_computations|true_computation|'
                      r'false_computation)=(\{[^}]*\}|%[\w.\-]+)')
+_SOURCE = re.compile(r'op_name="([^"]*)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _SHAPE = re.compile(r'\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]')
 _LINE = re.compile(r'^\s+(?:ROOT )?%[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(', re.MULTILINE)
+
+
+class Collective(NamedTuple):
+    """An exchange among devices that a program holds.
+
+    Attributes:
+        kind: one of `KINDS`.
+        bytes: of its results on one device.
+        count: how often it runs.
+        source: path of the operation that it came from, '' if the program does not tell.
+    """
+
+    kind: str
+    bytes: float
+    count: float
+    source: str
 
 
 def count_collectives(program: str, other_trips: float = 1) -> dict[str, dict[str, float]]:
@@ -27,19 +45,32 @@ def count_collectives(program: str, other_trips: float = 1) -> dict[str, dict[st
     Returns:
         For each kind that occurs `count`, and `bytes`, those of its results on one device.
     """
-    bodies = _computations(program)
     totals: dict[str, dict[str, float]] = collections.defaultdict(lambda: {'count': 0, 'bytes': 0})
+    for collective in list_collectives(program, other_trips):
+        totals[collective.kind]['count'] += collective.count
+        totals[collective.kind]['bytes'] += collective.count * collective.bytes
+    return dict(totals)
+
+
+def list_collectives(program: str, other_trips: float = 1) -> list[Collective]:
+    """Collectives of a program, arguments as for `count_collectives`.
+
+    A computation that is called from several places comes once for each of them.
+    """
+    bodies = _computations(program)
+    found: list[Collective] = []
 
     def walk(name: str, times: float) -> None:
         for line in bodies.get(name, ()):
-            found = _LINE.match(line)
-            if not found:
+            match = _LINE.match(line)
+            if not match:
                 continue
-            result, operation = found.groups()
+            result, operation = match.groups()
             kind = operation.removesuffix('-start')
             if kind in KINDS:
-                totals[kind]['count'] += times
-                totals[kind]['bytes'] += times * _result_bytes(result, operation != kind)
+                size = _result_bytes(result, operation != kind)
+                source = _SOURCE.search(line)
+                found.append(Collective(kind, size, times, source[1] if source else ''))
             trips = times
             if operation == 'while':
                 trips *= _trips(line, bodies) or other_trips
@@ -51,7 +82,7 @@ def count_collectives(program: str, other_trips: float = 1) -> dict[str, dict[st
     if entry is None:
         raise ValueError('the program has no entry computation')
     walk(entry[1], 1)
-    return dict(totals)
+    return found
 
 
 def _trips(line: str, bodies: dict[str, list[str]]) -> int | None:

@@ -20,7 +20,14 @@ from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.sampler import PromptBatch, response_slots, sample_rollouts, stage_ends
 from mrt_jax.sharding.mesh import make_mesh, validate_mesh
-from mrt_jax.sharding.rules import batch_sharding, param_shardings, use_mesh
+from mrt_jax.sharding.rules import (
+    RULES,
+    SAMPLING_RULES,
+    Rules,
+    batch_sharding,
+    param_shardings,
+    use_mesh,
+)
 from mrt_jax.training.network import check_network, make_network
 from mrt_jax.training.objective import UpdateBatch, policy_loss
 from mrt_jax.training.rl_setup import optimizer_of, read_objective, rows_of_update
@@ -84,7 +91,7 @@ def compile_step(config: Any, model_config: ModelConfig, mesh: Mesh) -> list[Pro
     if config.credit == 'prefix':
         raise InputError("credit='prefix' is not planned: its rollouts begin behind prefixes")
     rows = config.prompts_per_step * config.group_size
-    validate_mesh(mesh, model_config, rows=rows)
+    validate_mesh(mesh, model_config, rows=rows, tokens=config.row_tokens, rules=SAMPLING_RULES)
     config = config.copy_and_resolve_references()
     if config.attention == 'auto':
         config.attention = 'splash'
@@ -107,12 +114,14 @@ def _compile_rollouts(
         jax.ShapeDtypeStruct((rows,), jnp.int32),
     )
     arguments = (
-        _params(model, mesh), _by_row(prompts, mesh), _by_row(_keys(rows), mesh), terminals
+        _params(model, mesh), *_by_row((prompts, _keys(rows)), mesh, SAMPLING_RULES), terminals
     )
     options = dict(
         budget=budget, sampling=SamplingConfig(**config.sampling), group_size=config.group_size
     )
-    compiled, seconds = _compile(mesh, sample_rollouts, model, *arguments, **options)
+    compiled, seconds = _compile(
+        mesh, SAMPLING_RULES, sample_rollouts, model, *arguments, **options
+    )
     shapes = jax.eval_shape(
         lambda *arguments: sample_rollouts(model, *arguments, **options), *arguments
     )
@@ -137,9 +146,12 @@ def _compile_prover(
     )
     lengths_B = jax.ShapeDtypeStruct((rows,), jnp.int32)
     boundaries_BE = jax.ShapeDtypeStruct(mask_BE.shape, jnp.int32)
-    by_row = _by_row((lengths_B, boundaries_BE, mask_BE, texts, _keys(rows)), mesh)
+    by_row = _by_row(
+        (lengths_B, boundaries_BE, mask_BE, texts, _keys(rows)), mesh, SAMPLING_RULES
+    )
     compiled, seconds = _compile(
-        mesh, prove_branches, model, _params(model, mesh), cache, *by_row, Terminals(eos_ids=(0,)),
+        mesh, SAMPLING_RULES, prove_branches, model, _params(model, mesh), cache, *by_row,
+        Terminals(eos_ids=(0,)),
         branches=config.branches, max_answer_tokens=config.max_answer_tokens,
         sampling=SamplingConfig(**config.sampling),
     )
@@ -172,7 +184,7 @@ def _compile_update(config: Any, model: Transformer, mesh: Mesh, rows: int) -> P
     )
     state = abstract_state(model, optimizer, mesh)
     frozen = split(_params(model, mesh))[1] if model.lora_rank else {}
-    compiled, seconds = _compile(mesh, update, state, frozen, _by_row(batch, mesh))
+    compiled, seconds = _compile(mesh, RULES, update, state, frozen, _by_row(batch, mesh, RULES))
     work = update_work(
         model.config, tokens=rows * longest, length=longest,
         param_itemsize=jnp.dtype(model.param_dtype).itemsize, state_bytes=_global_bytes(state),
@@ -180,10 +192,12 @@ def _compile_update(config: Any, model: Transformer, mesh: Mesh, rows: int) -> P
     return Program('update', compiled, 0, work, 1, seconds)
 
 
-def _compile(mesh: Mesh, program: Any, *arguments: Any, **options: Any) -> tuple[Any, float]:
+def _compile(
+    mesh: Mesh, rules: Rules, program: Any, *arguments: Any, **options: Any
+) -> tuple[Any, float]:
     """The executable of a jitted function, and the seconds that it took."""
     started = time.monotonic()
-    with use_mesh(mesh):
+    with use_mesh(mesh, rules):
         compiled = program.lower(*arguments, **options).compile()
     return compiled, time.monotonic() - started
 
@@ -193,9 +207,9 @@ def _params(model: Transformer, mesh: Mesh) -> Any:
     return placed_shapes(abstract_params(model), param_shardings(logical_axes(model), mesh))
 
 
-def _by_row(tree: Any, mesh: Mesh) -> Any:
+def _by_row(tree: Any, mesh: Mesh, rules: Rules) -> Any:
     """Shapes of arrays whose first axis is the rows."""
-    return placed_shapes(tree, jax.tree.map(lambda _: batch_sharding(mesh), tree))
+    return placed_shapes(tree, jax.tree.map(lambda _: batch_sharding(mesh, rules), tree))
 
 
 def _keys(rows: int) -> jax.ShapeDtypeStruct:

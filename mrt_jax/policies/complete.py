@@ -15,8 +15,7 @@ from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.row_keys import keys_of_contents
 from mrt_jax.sampling.sampler import encode_prompts, sample_rollouts
 from mrt_jax.sampling.slots import sample_in_slots
-from mrt_jax.sharding.mesh import row_shards
-from mrt_jax.sharding.rules import batch_sharding, use_mesh
+from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, row_shards, use_mesh
 
 
 @dataclass(frozen=True)
@@ -75,15 +74,16 @@ def complete(
         sampling: how tokens are drawn.
         terminals: what ends a completion.
         seed: seed of all draws.
-        mesh: devices; the rows of a batch are spread over its axes 'data' and 'fsdp'.
+        mesh: devices; the rows of a batch are spread over all of its axes but 'tensor'.
         batch_size: rows decoded together, rounded up to a multiple of those axes' devices; where
             there are more requests, one that ends makes room for the next.
 
     Yields:
         (index of a request, its completion), in the order in which batches finish.
     """
-    slots = -(-batch_size // row_shards(mesh)) * row_shards(mesh)
-    by_row = batch_sharding(mesh)
+    shards = row_shards(mesh, SAMPLING_RULES)
+    slots = -(-batch_size // shards) * shards
+    by_row = batch_sharding(mesh, SAMPLING_RULES)
     lengths = [len(request.prompt_tokens) for request in requests]
     for width, indices in batches_by_length(lengths, lambda w: slots * _turns(w, max_new_tokens)):
         chosen = [requests[i] for i in indices]
@@ -98,7 +98,7 @@ def complete(
         sample = sample_rollouts
         if rows > slots:
             sample = functools.partial(sample_in_slots, slots=slots, keep_cache=False)
-        with use_mesh(mesh):
+        with use_mesh(mesh, SAMPLING_RULES):
             rollout = sample(
                 model,
                 policy.params,

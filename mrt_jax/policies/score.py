@@ -12,8 +12,7 @@ from mrt_jax.kernels.logprobs import token_logprobs
 from mrt_jax.models.transformer import Transformer, unembedding
 from mrt_jax.policies.buckets import batches_by_length
 from mrt_jax.policies.policy import Policy
-from mrt_jax.sharding.mesh import row_shards
-from mrt_jax.sharding.rules import batch_sharding, use_mesh
+from mrt_jax.sharding.rules import batch_sharding, row_shards, use_mesh
 
 _CHUNK = 512  # Positions whose logits exist at a time.
 

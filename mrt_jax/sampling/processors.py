@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -123,7 +124,8 @@ def _invert_distribution(logits_BV: jax.Array, uniforms_B: jax.Array) -> jax.Arr
     rows, vocab = logits_BV.shape
     weights_BV = _exponentials(logits_BV)
     weights_BXY = jnp.pad(weights_BV, ((0, 0), (0, -vocab % _BLOCK))).reshape(rows, -1, _BLOCK)
-    blocks_BX = weights_BXY.sum(axis=-1)
+    # Whole in every device that shares the vocabulary: one small exchange in place of eight.
+    blocks_BX = nn.with_logical_constraint(weights_BXY.sum(axis=-1), ('rows', None))
     target_B = uniforms_B * blocks_BX.sum(axis=-1)
     block_B, before_B = _first_above(blocks_BX, target_B)
     inside_BY = jnp.take_along_axis(weights_BXY, block_B[:, None, None], axis=1)[:, 0]

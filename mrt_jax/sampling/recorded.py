@@ -15,8 +15,7 @@ from mrt_jax.sampling.phases import Terminals
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.row_keys import keys_of_contents
 from mrt_jax.sampling.sampler import PromptBatch, encode_prompts, fill_cache
-from mrt_jax.sharding.mesh import row_shards
-from mrt_jax.sharding.rules import batch_sharding, use_mesh
+from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, row_shards, use_mesh
 
 
 @dataclass(frozen=True)
@@ -77,21 +76,22 @@ def prove_recorded(
         sampling: how tokens are drawn.
         terminals: what ends an answer.
         seed: seed of all draws.
-        mesh: devices; the traces of a batch are spread over its axes 'data' and 'fsdp'.
+        mesh: devices; the traces of a batch are spread over all of its axes but 'tensor'.
         batch_size: traces decoded together, rounded up to a multiple of those axes' devices;
             memory grows with it.
 
     Yields:
         (index of a trace, for each boundary its M answers), in the order in which batches finish.
     """
-    rows = -(-batch_size // row_shards(mesh)) * row_shards(mesh)
+    shards = row_shards(mesh, SAMPLING_RULES)
+    rows = -(-batch_size // shards) * shards
     yield from ((index, []) for index, trace in enumerate(traces) if not trace.boundaries)
     for shape, indices in sorted(_group_by_shape(traces).items()):
         for start in range(0, len(indices), rows):
             chosen = [(index, traces[index]) for index in indices[start : start + rows]]
             batch = _make_batch([trace for _, trace in chosen], seed, rows, *shape)
-            batch = jax.device_put(batch, batch_sharding(mesh))
-            with use_mesh(mesh):
+            batch = jax.device_put(batch, batch_sharding(mesh, SAMPLING_RULES))
+            with use_mesh(mesh, SAMPLING_RULES):
                 proved = prove_branches(
                     model,
                     params,

@@ -31,7 +31,7 @@ from mrt_jax.sampling.phases import (
 from mrt_jax.sampling.processors import SamplingConfig, sample_tokens
 from mrt_jax.sampling.row_keys import draw_uniforms
 from mrt_jax.sampling.sampler import PromptBatch, Rollout, prompt_positions, response_slots
-from mrt_jax.sharding.mesh import shards_in_use
+from mrt_jax.sharding.rules import shards_in_use
 
 
 @struct.dataclass

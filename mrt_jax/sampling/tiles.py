@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mrt_jax.models.cache import KVCache
-from mrt_jax.sharding.mesh import shards_in_use
+from mrt_jax.sharding.rules import shards_in_use
 
 Inputs = TypeVar('Inputs')
 Outputs = TypeVar('Outputs')

@@ -5,7 +5,7 @@
 | data | rows of a batch; parameters are copied along it |
 | fsdp | rows of a batch, and each parameter along its width (ZeRO-3, arXiv 1910.02054) |
 | tensor | heads, feed-forward width and vocabulary (Megatron, arXiv 1909.08053) |
-| sequence | tokens of a row |
+| sequence | tokens of a row in training; rows of a batch while they are sampled |
 """
 
 import math
@@ -16,6 +16,7 @@ from jax.sharding import AxisType, Mesh
 
 from mrt_jax.errors import InputError
 from mrt_jax.models.config import ModelConfig
+from mrt_jax.sharding.rules import RULES, Rules, row_axes, row_shards
 
 AXES = ('data', 'fsdp', 'tensor', 'sequence')
 
@@ -67,7 +68,11 @@ def make_mesh(
 
 
 def validate_mesh(
-    mesh: Mesh, config: ModelConfig, rows: int | None = None, tokens: int | None = None
+    mesh: Mesh,
+    config: ModelConfig,
+    rows: int | None = None,
+    tokens: int | None = None,
+    rules: Rules = RULES,
 ) -> None:
     """Checks before anything is compiled that a mesh divides a model and its batches.
 
@@ -76,6 +81,7 @@ def validate_mesh(
         config: shape of the model.
         rows: rows of a batch, if batches are to be checked.
         tokens: tokens of a row, if the sequence axis is to be checked.
+        rules: by which the rows are split.
 
     Raises:
         InputError: what does not divide; the message proposes a mesh that does.
@@ -97,29 +103,17 @@ def validate_mesh(
         for name, number in numbers.items()
         if number % sizes[axis]
     ]
-    if rows is not None and rows % row_shards(mesh):
-        problems.append(
-            f'{rows} rows are not a multiple of data x fsdp = {row_shards(mesh)}'
-        )
+    shards = row_shards(mesh, rules)
+    if rows is not None and rows % shards:
+        axes = ' x '.join(row_axes(rules))
+        problems.append(f'{rows} rows are not a multiple of {axes} = {shards}')
     if problems:
         remedy = {axis: math.gcd(sizes[axis], *split[axis].values()) for axis in AXES[1:]
                   if split[axis]}
         raise InputError(
             f'mesh {_describe(sizes)}: {"; ".join(problems)}; for example '
-            f'{_describe(_fitting(sizes, remedy, rows))}'
+            f'{_describe(_fitting(sizes, remedy, rows, row_axes(rules)))}'
         )
-
-
-def row_shards(mesh: Mesh) -> int:
-    """Number of parts that a batch's rows are split into."""
-    return mesh.shape['data'] * mesh.shape['fsdp']
-
-
-def shards_in_use(rows: int) -> int:
-    """Parts into which the mesh in use, see `rules.use_mesh`, splits rows; 1 without a mesh."""
-    sizes = jax.sharding.get_abstract_mesh().shape
-    shards = sizes.get('data', 1) * sizes.get('fsdp', 1)
-    return shards if rows % shards == 0 else 1
 
 
 def _describe(sizes: dict[str, int]) -> str:
@@ -139,7 +133,7 @@ def _propose(sizes: dict[str, int], devices: int) -> dict[str, int]:
 
 
 def _fitting(
-    sizes: dict[str, int], largest: dict[str, int], rows: int | None
+    sizes: dict[str, int], largest: dict[str, int], rows: int | None, row_axes: Sequence[str]
 ) -> dict[str, int]:
     """Sizes reduced to what the model allows, with the devices set free given to `data`."""
     fitting = sizes | largest
@@ -147,6 +141,7 @@ def _fitting(
         fitting[axis] for axis in AXES if axis != 'data'
     )
     if rows is not None:
-        fitting['fsdp'] = math.gcd(fitting['fsdp'], rows)
-        fitting['data'] = math.gcd(fitting['data'], rows // fitting['fsdp'])
+        for axis in reversed(row_axes):
+            fitting[axis] = math.gcd(fitting[axis], rows)
+            rows //= fitting[axis]
     return fitting

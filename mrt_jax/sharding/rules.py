@@ -1,6 +1,12 @@
-"""From logical axis names to mesh axes: one table, and the shardings that follow from it."""
+"""From logical axis names to mesh axes: one table, and the shardings that follow from it.
+
+Sampling and training share the parameters' layout and differ in that of a batch: a row that is
+decoded has one token at a time, so the devices that split its tokens in training have rows of their
+own then.
+"""
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -8,6 +14,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mrt_jax.models.logical_axes import axis_in_use
 
 Rules = Mapping[str, str | tuple[str, ...] | None]
 
@@ -23,7 +31,11 @@ RULES: Rules = MappingProxyType({
     # Activations.
     'rows': ('data', 'fsdp'),
     'tokens': 'sequence',
+    'pieces': ('sequence', 'data', 'fsdp'),  # What one device has of each row, first all first.
 })
+SAMPLING_RULES: Rules = MappingProxyType(
+    {**RULES, 'rows': ('data', 'fsdp', 'sequence'), 'tokens': None}
+)
 
 
 def partition_spec(axes: tuple[str | None, ...], rules: Rules = RULES) -> PartitionSpec:
@@ -60,6 +72,23 @@ def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Sharding of arrays of which every device has a copy."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def row_shards(mesh: Mesh, rules: Rules = RULES) -> int:
+    """Number of parts that a batch's rows are split into."""
+    return math.prod(mesh.shape[axis] for axis in row_axes(rules))
+
+
+def row_axes(rules: Rules = RULES) -> tuple[str, ...]:
+    """Mesh axes that split a batch's rows."""
+    axes = rules['rows']
+    return (axes,) if isinstance(axes, str) else tuple(axes or ())
+
+
+def shards_in_use(rows: int) -> int:
+    """Parts into which the mesh and the rules in use, see `use_mesh`, split rows; 1 without."""
+    shards = axis_in_use('rows')
+    return shards if rows % shards == 0 else 1
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from mrt_jax.methods.experience import Experience, Proof, explore, group_prompts
 from mrt_jax.methods.prefixes import Prefix, continue_prefixes, draw_cuts, read_prefixes
 from mrt_jax.sampling.row_keys import split_by_row
 from mrt_jax.sharding.host_data import place
-from mrt_jax.sharding.rules import batch_sharding
+from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, use_mesh
 from mrt_jax.tasks.task import Problem
 from mrt_jax.training.rl_setup import Setup
 
@@ -104,15 +104,16 @@ def collect_continuations(
         slots=config.max_prompt_tokens + config.max_thinking_tokens,
         max_thinking_tokens=config.max_thinking_tokens,
     )
-    by_row = batch_sharding(setup.mesh)
+    by_row = batch_sharding(setup.mesh, SAMPLING_RULES)
     started = time.monotonic()
-    experience = explore(
-        setup.model, params, setup.reader, place(group.prompts, by_row), group.answers,
-        place(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
-        budget=setup.budget, sampling=setup.sampling, max_boundaries=config.max_boundaries,
-        group_size=prefix_rows, slots=config.rollout_slots or None,
-        prefixes=[prefix.tokens for prefix in group.prefixes],
-    )
+    with use_mesh(setup.mesh, SAMPLING_RULES):
+        experience = explore(
+            setup.model, params, setup.reader, place(group.prompts, by_row), group.answers,
+            place(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
+            budget=setup.budget, sampling=setup.sampling, max_boundaries=config.max_boundaries,
+            group_size=prefix_rows, slots=config.rollout_slots or None,
+            prefixes=[prefix.tokens for prefix in group.prefixes],
+        )
     starts = Starts(
         np.array([prefix.success for prefix in group.prefixes], np.float32), group.stopped_B
     )
@@ -167,13 +168,14 @@ def roll_out(
         setup.reader, problems, group_size=group_size, slots=config.max_prompt_tokens,
         rows=setup.rows,
     )
-    by_row = batch_sharding(setup.mesh)
-    experience = explore(
-        setup.model, params, setup.reader, place(prompts, by_row), answers,
-        place(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
-        budget=setup.budget, sampling=setup.sampling, max_boundaries=config.max_boundaries,
-        group_size=group_size, slots=config.rollout_slots or None,
-    )
+    by_row = batch_sharding(setup.mesh, SAMPLING_RULES)
+    with use_mesh(setup.mesh, SAMPLING_RULES):
+        experience = explore(
+            setup.model, params, setup.reader, place(prompts, by_row), answers,
+            place(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
+            budget=setup.budget, sampling=setup.sampling, max_boundaries=config.max_boundaries,
+            group_size=group_size, slots=config.rollout_slots or None,
+        )
     return experience, answers
 
 
@@ -186,14 +188,15 @@ def ask_prover(
     asked_BE: np.ndarray | None = None,
 ) -> Proof:
     """J at every boundary of a batch of traces, or at those `asked`."""
-    by_row = batch_sharding(setup.mesh)
-    return prove(
-        setup.model, params, setup.reader, experience, answers,
-        place(split_by_row(jax.random.fold_in(key, _PROVER), setup.rows), by_row),
-        branches=setup.config.branches, max_answer_tokens=setup.config.max_answer_tokens,
-        sampling=setup.sampling, rounds=setup.config.prover_rounds, asked_BE=asked_BE,
-        common_draws=setup.config.common_draws,
-    )
+    by_row = batch_sharding(setup.mesh, SAMPLING_RULES)
+    with use_mesh(setup.mesh, SAMPLING_RULES):
+        return prove(
+            setup.model, params, setup.reader, experience, answers,
+            place(split_by_row(jax.random.fold_in(key, _PROVER), setup.rows), by_row),
+            branches=setup.config.branches, max_answer_tokens=setup.config.max_answer_tokens,
+            sampling=setup.sampling, rounds=setup.config.prover_rounds, asked_BE=asked_BE,
+            common_draws=setup.config.common_draws,
+        )
 
 
 

@@ -27,6 +27,11 @@ def check_network(config: Any) -> None:
     for key, values in {**known, **others}.items():
         if config[key] not in values:
             raise InputError(f'{key}={config[key]!r} is unknown; known: {", ".join(values)}')
+    if config.attention == 'cudnn' and config.mesh.sequence != 1:
+        raise InputError(
+            f"attention='cudnn' with mesh.sequence={config.mesh.sequence}: it cannot begin within a "
+            "row, as the queries of all devices but the first do; give attention='auto'"
+        )
     if config.lora_rank < 0:
         raise InputError(
             f'lora_rank={config.lora_rank} must be at least 0; 0 trains all parameters'
@@ -42,7 +47,9 @@ def make_network(config: Any, model_config: ModelConfig) -> Transformer:
     """
     kernel = config.attention
     if kernel == 'auto':
-        kernel = fastest_kernel(jax.default_backend(), model_config)
+        kernel = fastest_kernel(
+            jax.default_backend(), model_config, splits_tokens=config.mesh.sequence != 1
+        )
         logging.info('attention: %s', kernel)
     return Transformer(
         model_config, config.compute_dtype, config.remat, config.param_dtype, config.lora_rank,

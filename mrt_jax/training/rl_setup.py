@@ -19,7 +19,8 @@ from mrt_jax.policies.policy import Policy
 from mrt_jax.sampling.phases import Budget
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.sampler import response_slots
-from mrt_jax.sharding.mesh import make_mesh, row_shards, validate_mesh
+from mrt_jax.sharding.mesh import make_mesh, validate_mesh
+from mrt_jax.sharding.rules import SAMPLING_RULES, row_shards
 from mrt_jax.tasks.task import Problem, Task, get_task
 from mrt_jax.training.network import check_network, make_network, read_optimizer
 from mrt_jax.training.objective import ObjectiveConfig
@@ -149,7 +150,9 @@ def prepare(config: Any) -> Setup:
     policy = load_policy(config.policy, mesh, config.param_dtype)
     model = make_network(config, policy.config)
     budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
-    validate_mesh(mesh, policy.config, rows=rows)
+    validate_mesh(
+        mesh, policy.config, rows=rows, tokens=config.row_tokens, rules=SAMPLING_RULES
+    )
     mismatch = config.mismatch
     if mismatch.level not in ('none', *LEVELS) or mismatch.bound not in BOUNDS:
         raise InputError(
@@ -164,16 +167,16 @@ def prepare(config: Any) -> Setup:
             f'branches, not {config.branches}'
         )
     _check_prover(config, task)
-    slots, shards = config.rollout_slots, row_shards(mesh)
+    slots, shards = config.rollout_slots, row_shards(mesh, SAMPLING_RULES)
     if not 0 <= slots <= rows or slots % shards:
         raise InputError(
             f'rollout_slots={slots} must be at most prompts_per_step x group_size = {rows}, a '
-            f'multiple of mesh.data x mesh.fsdp = {shards}, or 0 to decode all rows together'
+            f'multiple of mesh.data x fsdp x sequence = {shards}, or 0 to decode all together'
         )
     if slots and config.prompts_per_step % shards:
         raise InputError(
-            f'prompts_per_step={config.prompts_per_step} must be a multiple of mesh.data x '
-            f'mesh.fsdp = {shards} where rollout_slots={slots}: a group takes turns on one of them'
+            f'prompts_per_step={config.prompts_per_step} must be a multiple of mesh.data x fsdp x '
+            f'sequence = {shards} where rollout_slots={slots}: a group takes turns on one of them'
         )
     setup = Setup(
         config=ml_collections.FrozenConfigDict(config),

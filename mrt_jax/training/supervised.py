@@ -79,7 +79,7 @@ def prepare(config: Any) -> Setup:
         else _fresh_policy(config, mesh, task)
     )
     model = make_network(config, policy.config)
-    validate_mesh(mesh, policy.config, rows=config.microbatch_rows)
+    validate_mesh(mesh, policy.config, rows=config.microbatch_rows, tokens=config.row_tokens)
     if policy.tokenizer is None or policy.chat is None or not policy.eos_ids:
         raise InputError(
             f'policy={config.policy!r}: demonstrations need a tokenizer, a chat template and a '

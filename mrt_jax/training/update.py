@@ -11,10 +11,17 @@ from jax.sharding import Mesh, NamedSharding
 
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.logprobs import token_logprobs
+from mrt_jax.models.logical_axes import axis_in_use
 from mrt_jax.models.lora import join, split
 from mrt_jax.models.transformer import Transformer, logical_axes, unembedding
-from mrt_jax.sharding.mesh import row_shards, shards_in_use
-from mrt_jax.sharding.rules import batch_sharding, param_shardings, partition_spec, replicated
+from mrt_jax.sharding.rules import (
+    batch_sharding,
+    param_shardings,
+    partition_spec,
+    replicated,
+    row_shards,
+    shards_in_use,
+)
 from mrt_jax.training.objective import Loss, Metrics, Tally
 from mrt_jax.training.state import TrainState, state_shardings
 
@@ -46,15 +53,23 @@ def next_token_logprobs(
     unembedding_DV = nn.with_logical_constraint(
         unembedding(params, model.config).astype(hidden_BTD.dtype), (None, 'vocab')
     )
-    logprobs_BX, entropies_BX = token_logprobs(
-        hidden_BTD[:, :-1], unembedding_DV, tokens_BT[:, 1:], cap=model.config.logit_cap,
-        parts=shards_in_use(tokens_BT.shape[0]),
+    rows, pieces = tokens_BT.shape[0], axis_in_use('tokens')
+
+    def cut(x_BT: jax.Array) -> jax.Array:
+        """What different devices have of a row as rows of their own, [P, S, ...]."""
+        x_BpS = x_BT.reshape(rows, pieces, -1, *x_BT.shape[2:])
+        x_PS = x_BpS.swapaxes(0, 1).reshape(rows * pieces, *x_BpS.shape[2:])
+        return nn.with_logical_constraint(x_PS, ('pieces', *(None,) * (x_PS.ndim - 1)))
+
+    def join_shifted(x_PS: jax.Array) -> jax.Array:
+        x_BT = x_PS.reshape(pieces, rows, -1).swapaxes(0, 1).reshape(rows, -1)
+        return jnp.where(positions_BT > 0, jnp.roll(x_BT, 1, axis=1), 0)
+
+    logprobs_PS, entropies_PS = token_logprobs(
+        cut(hidden_BTD), unembedding_DV, cut(jnp.roll(tokens_BT, -1, axis=1)),
+        cap=model.config.logit_cap, parts=shards_in_use(rows) * pieces,
     )
-    predicted_BX = positions_BT[:, 1:] > 0
-    return tuple(
-        jnp.pad(jnp.where(predicted_BX, x_BX, 0), ((0, 0), (1, 0)))
-        for x_BX in (logprobs_BX, entropies_BX)
-    )
+    return join_shifted(logprobs_PS), join_shifted(entropies_PS)
 
 
 def make_update(

@@ -99,6 +99,29 @@ def test_splash_is_split_by_rows_and_heads():
     np.testing.assert_allclose(mixed, expected, atol=2e-5)
 
 
+@pytest.mark.parametrize('window', [None, 37])
+def test_splash_is_split_by_tokens(window):
+    q, k, v, segments = _draw()
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=q.shape), jnp.float32)
+
+    def weigh(function):
+        def total(q, k, v):
+            mixed = function(q, k, v, segments, window=window)
+            return (mixed * weights).sum(), mixed
+
+        return jax.value_and_grad(total, (0, 1, 2), has_aux=True)
+
+    (_, expected), expected_gradients = weigh(_expected)(q, k, v)
+    mesh = make_mesh(fsdp=2, tensor=2, sequence=2)
+    with use_mesh(mesh):
+        placed = jax.device_put((q, k, v), batch_sharding(mesh))
+        (_, mixed), gradients = jax.jit(weigh(_splash))(*placed)
+    assert mixed.sharding.shard_shape(mixed.shape) == (1, 2, LENGTH // 2, 64)
+    np.testing.assert_allclose(mixed, expected, atol=2e-5)
+    for one, two in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(one, two, atol=2e-4)
+
+
 @pytest.mark.parametrize('changes', [{}, GEMMA], ids=['plain', 'gemma'])
 def test_network_is_the_same_with_the_kernel(changes):
     model, params = tiny_model(**changes)
@@ -121,5 +144,8 @@ def test_kernels_follow_the_backend():
         'plain', 'cudnn', 'splash'
     ]
     assert fastest_kernel('gpu', capped) == 'plain'
+    assert [fastest_kernel(name, tiny_config(), splits_tokens=True) for name in ('gpu', 'tpu')] == [
+        'plain', 'splash'
+    ]
     with pytest.raises(ValueError, match="kernel 'flash'"):
         Transformer(tiny_config(), kernel='flash')

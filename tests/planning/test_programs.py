@@ -7,7 +7,6 @@ import math
 import jax
 import pytest
 
-from configs import countdown
 from experiments.plan import describe, render
 from mrt_jax.errors import InputError
 from mrt_jax.planning.chips import CHIPS, find_chip
@@ -15,20 +14,10 @@ from mrt_jax.planning.collectives import count_collectives
 from mrt_jax.planning.programs import compile_step, topology_mesh
 from mrt_jax.planning.work import body_params, head_params
 from mrt_jax.sharding.mesh import make_mesh
+from tests.planning.small_step import make_config
 from tests.tiny import tiny_config
 
 MESH = dict(data=2, fsdp=2, tensor=2)
-
-
-def make_config(**changes):
-    config = countdown.get_config('mrt')
-    config.update(
-        attention='plain', prompts_per_step=4, group_size=2, max_prompt_tokens=16,
-        max_thinking_tokens=24, max_answer_tokens=8, row_tokens=128, microbatch_rows=4,
-        max_boundaries=3, branches=2,
-    )
-    config.update(changes)
-    return config
 
 
 @pytest.fixture(scope='module')

@@ -4,7 +4,8 @@ import jax
 import pytest
 
 from mrt_jax.errors import InputError
-from mrt_jax.sharding.mesh import AXES, make_mesh, row_shards, validate_mesh
+from mrt_jax.sharding.mesh import AXES, make_mesh, validate_mesh
+from mrt_jax.sharding.rules import SAMPLING_RULES, row_shards
 from tests.tiny import tiny_config
 
 
@@ -79,5 +80,5 @@ def test_meshes_that_do_not_divide_the_model_or_batch(sizes, batch, complaint, p
 
 def test_meshes_that_divide():
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    assert row_shards(mesh) == 4
+    assert row_shards(mesh) == row_shards(mesh, SAMPLING_RULES) == 4
     validate_mesh(mesh, tiny_config(), rows=8, tokens=7)

@@ -207,7 +207,8 @@ def test_the_correction_takes_the_trainers_part():
         (dict(prover_rounds=3), 'prover_rounds=3 must be 1 or 2'),
         (dict(prover_rounds=2, branches=3), 'an even number of branches, not 3'),
         (dict(rollout_slots=1000), 'rollout_slots=1000 must be at most'),
-        (dict(rollout_slots=3, mesh={'data': 2}), 'a multiple of mesh.data x mesh.fsdp = 2'),
+        (dict(rollout_slots=3, mesh={'data': 2}), 'a multiple of mesh.data x fsdp x sequence = 2'),
+        (dict(attention='cudnn', mesh={'sequence': 2}), "attention='cudnn' with mesh.sequence=2"),
         (dict(rollout_slots=2, prompts_per_step=3, mesh={'data': 2}), 'prompts_per_step=3 must'),
     ],
 )
@@ -216,9 +217,12 @@ def test_settings_that_do_not_fit_are_refused(policy, tmp_path, changes, message
         train_policy(small_run(policy, **changes), tmp_path)
 
 
-def test_a_mesh_gives_the_same_metrics(policy, whole_run, tmp_path):
+@pytest.mark.parametrize(
+    'axes', [dict(data=2, fsdp=2, tensor=2), dict(fsdp=2, tensor=2, sequence=2)], ids=str
+)
+def test_a_mesh_gives_the_same_metrics(policy, whole_run, tmp_path, axes):
     config = small_run(policy, num_steps=1)
-    config.mesh.update(data=2, fsdp=2, tensor=2)
+    config.mesh.update(axes)
     assert train_policy(config, tmp_path)
     [sharded], single = read_steps(tmp_path), read_steps(whole_run)[0]
     assert sharded.keys() == single.keys()

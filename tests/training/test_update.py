@@ -128,7 +128,8 @@ def whole():
 
 @pytest.mark.parametrize(
     'layout',
-    [dict(data=8), dict(fsdp=8), dict(data=2, fsdp=2, tensor=2, microbatch_rows=4)], ids=str,
+    [dict(data=8), dict(fsdp=8), dict(data=2, fsdp=2, tensor=2, microbatch_rows=4),
+     dict(data=2, tensor=2, sequence=2, microbatch_rows=4)], ids=str,
 )
 def test_every_mesh_gives_the_same_update(whole, layout):
     assert_same_update(run(some_batch(), **layout), whole)
