@@ -74,6 +74,8 @@ def describe(program: Any, chip: Any, mesh: Any) -> dict[str, Any]:
         memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
         - memory.alias_size_in_bytes + program.resident_bytes
     )
+    # What a program makes for itself: activations, gradients, copies of parameters to decode with.
+    contents = program.contents | {'activations': held - sum(program.contents.values())}
     collectives = _collectives(program)
     flops = program.work.flops / mesh.size
     moved = program.work.device_bytes(mesh.size, mesh.shape['tensor'])
@@ -89,6 +91,7 @@ def describe(program: Any, chip: Any, mesh: Any) -> dict[str, Any]:
         'output_bytes': memory.output_size_in_bytes,
         'resident_bytes': program.resident_bytes,
         'held_bytes': held,
+        'held_bytes_by_content': contents,
         'device_memory_bytes': chip.memory_bytes,
         'fits': held <= chip.memory_bytes,
         'flops': flops,
@@ -124,14 +127,21 @@ def _told(collectives: dict[str, dict[str, float]] | None) -> float:
 def render(programs: dict[str, dict[str, Any]]) -> str:
     """A table in Markdown, a program a line; all figures are of one device."""
     lines = [
-        '| program | GiB held | of | fits | TFLOP | GB moved | GB told | seconds | bound by |',
-        '| --- | --- | --- | --- | --- | --- | --- | --- | --- |',
+        '| program | GiB held | of | parameters | optimizer | cache | activations | fits | TFLOP '
+        '| GB moved | GB told | seconds | bound by |',
+        f'|{" --- |" * 13}',
     ]
     for name, costs in programs.items():
         told = '?' if costs['collectives'] is None else f'{_told(costs["collectives"]) / 1e9:.3g}'
+        contents = costs['held_bytes_by_content']
+        gib = ' | '.join(
+            f'{contents[part] / 2**30:.1f}'
+            for part in ('parameters', 'optimizer', 'cache', 'activations')
+        )
         lines.append(
             f'| {name} | {costs["held_bytes"] / 2**30:.1f} '
-            f'| {costs["device_memory_bytes"] / 2**30:.0f} | {"yes" if costs["fits"] else "no"} '
+            f'| {costs["device_memory_bytes"] / 2**30:.0f} | {gib} '
+            f'| {"yes" if costs["fits"] else "no"} '
             f'| {costs["flops"] / 1e12:.3g} | {costs["bytes_accessed"] / 1e9:.3g} '
             f'| {told} | {costs["estimated_seconds"]:.3g} | {costs["bound"]} |'
         )

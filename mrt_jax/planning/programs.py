@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from mrt_jax.errors import InputError
 from mrt_jax.models.config import ModelConfig
@@ -39,6 +39,8 @@ class Program:
         name: 'rollouts', 'prover' or 'update'.
         compiled: the executable; never run.
         resident_bytes: on a device, of what must stay there beside the program's own arguments.
+        contents: bytes on a device of 'parameters', 'optimizer' and 'cache', the rollouts' keys and
+            values, whether they are the program's arguments, its results or neither.
         work: the least that all devices together must do.
         other_trips: how often its loops run whose end depends on what is sampled, at most.
         compile_seconds: it took.
@@ -47,6 +49,7 @@ class Program:
     name: str
     compiled: Any
     resident_bytes: int
+    contents: dict[str, int]
     work: Work
     other_trips: float
     compile_seconds: float
@@ -83,6 +86,8 @@ def compile_step(config: Any, model_config: ModelConfig, mesh: Mesh) -> list[Pro
     check_network(config)
     if config.credit == 'prefix':
         raise InputError("credit='prefix' is not planned: its rollouts begin behind prefixes")
+    if config.rollout_slots:
+        raise InputError(f'rollout_slots={config.rollout_slots} is not planned: set it to 0')
     rows = config.prompts_per_step * config.group_size
     validate_mesh(mesh, model_config, rows=rows)
     config = config.copy_and_resolve_references()
@@ -107,7 +112,7 @@ def _compile_rollouts(
         jax.ShapeDtypeStruct((rows,), jnp.int32),
     )
     arguments = (
-        _params(model, mesh), _by_row(prompts, mesh), _by_row(_keys(rows), mesh), terminals
+        placed_params(model, mesh), _by_row(prompts, mesh), _by_row(_keys(rows), mesh), terminals
     )
     options = dict(
         budget=budget, sampling=SamplingConfig(**config.sampling), group_size=config.group_size
@@ -123,8 +128,9 @@ def _compile_rollouts(
         new=steps, itemsize=jnp.dtype(model.dtype).itemsize,
     )
     loops = len(stage_ends(config.max_prompt_tokens, steps))
+    contents = _contents(config, model, mesh, cache)
     return Program(
-        'rollouts', compiled, _optimizer_bytes(config, model, mesh), work, steps / loops, seconds
+        'rollouts', compiled, contents['optimizer'], contents, work, steps / loops, seconds
     ), cache
 
 
@@ -139,18 +145,19 @@ def _compile_prover(
     boundaries_BE = jax.ShapeDtypeStruct(mask_BE.shape, jnp.int32)
     by_row = _by_row((lengths_B, boundaries_BE, mask_BE, texts, _keys(rows)), mesh)
     compiled, seconds = _compile(
-        mesh, prove_branches, model, _params(model, mesh), cache, *by_row, Terminals(eos_ids=(0,)),
-        branches=config.branches, max_answer_tokens=config.max_answer_tokens,
-        sampling=SamplingConfig(**config.sampling),
+        mesh, prove_branches, model, placed_params(model, mesh), cache, *by_row,
+        Terminals(eos_ids=(0,)), branches=config.branches,
+        max_answer_tokens=config.max_answer_tokens, sampling=SamplingConfig(**config.sampling),
     )
     work = prover_work(
         model.config, rows=rows, boundaries=config.max_boundaries, branches=config.branches,
         prefix=cache.positions_BS.shape[1], text=TERMINATION_TOKENS,
         answer=config.max_answer_tokens, itemsize=jnp.dtype(model.dtype).itemsize,
     )
+    contents = _contents(config, model, mesh, cache)
     return Program(
-        'prover', compiled, _optimizer_bytes(config, model, mesh), work,
-        config.max_answer_tokens - 1, seconds,
+        'prover', compiled, contents['optimizer'], contents, work, config.max_answer_tokens - 1,
+        seconds,
     )
 
 
@@ -171,13 +178,14 @@ def _compile_update(config: Any, model: Transformer, mesh: Mesh, rows: int) -> P
         numbers if config.kl_coef else None,
     )
     state = abstract_state(model, optimizer, mesh)
-    frozen = split(_params(model, mesh))[1] if model.lora_rank else {}
+    frozen = split(placed_params(model, mesh))[1] if model.lora_rank else {}
     compiled, seconds = _compile(mesh, update, state, frozen, _by_row(batch, mesh))
     work = update_work(
         model.config, tokens=rows * longest, length=longest,
         param_itemsize=jnp.dtype(model.param_dtype).itemsize, state_bytes=_global_bytes(state),
     )
-    return Program('update', compiled, 0, work, 1, seconds)
+    contents = _contents(config, model, mesh, cache=())
+    return Program('update', compiled, 0, contents, work, 1, seconds)
 
 
 def _compile(mesh: Mesh, program: Any, *arguments: Any, **options: Any) -> tuple[Any, float]:
@@ -188,7 +196,7 @@ def _compile(mesh: Mesh, program: Any, *arguments: Any, **options: Any) -> tuple
     return compiled, time.monotonic() - started
 
 
-def _params(model: Transformer, mesh: Mesh) -> Any:
+def placed_params(model: Transformer, mesh: Mesh | AbstractMesh) -> Any:
     """Shapes of the parameters where they lie on the mesh."""
     return placed_shapes(abstract_params(model), param_shardings(logical_axes(model), mesh))
 
@@ -203,12 +211,21 @@ def _keys(rows: int) -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
 
 
-def _optimizer_bytes(config: Any, model: Transformer, mesh: Mesh) -> int:
-    """Bytes on a device of what trains besides the parameters."""
+def _contents(config: Any, model: Transformer, mesh: Mesh, cache: Any) -> dict[str, int]:
+    """Bytes on a device of what outlives a program."""
     state = abstract_state(model, optimizer_of(config, model), mesh)
+    return {
+        'parameters': device_bytes(placed_params(model, mesh)),
+        'optimizer': device_bytes(state.opt_state),
+        'cache': device_bytes(cache),
+    }
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes on each device of a tree of shapes that lie on a mesh."""
     return sum(
         leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
-        for leaf in jax.tree.leaves(state.opt_state)
+        for leaf in jax.tree.leaves(tree)
     )
 
 
