@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -72,8 +73,10 @@ def topology_mesh(topology: str, axes: dict[str, int]) -> Mesh:
     return make_mesh(**axes, devices=described.devices)
 
 
-def compile_step(config: Any, model_config: ModelConfig, mesh: Mesh) -> list[Program]:
+def compile_step(config: Any, model_config: ModelConfig, mesh: Mesh) -> Iterator[Program]:
     """The rollouts, the meta-prover if credit needs it, and the update of one step.
+
+    What is wrong is raised at once; each program is compiled when it is asked for.
 
     Args:
         config: as for `train_policy`; its policy is not read.
@@ -93,12 +96,25 @@ def compile_step(config: Any, model_config: ModelConfig, mesh: Mesh) -> list[Pro
     config = config.copy_and_resolve_references()
     if config.attention == 'auto':
         config.attention = 'splash'
-    model = make_network(config, model_config)
+    rows_of_update(config, longest_trace(config))
+    return _compile_each(config, make_network(config, model_config), mesh, rows)
+
+
+def longest_trace(config: Any) -> int:
+    """Most tokens of a prompt and its response."""
+    budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
+    terminals = Terminals(termination_tokens=(0,) * TERMINATION_TOKENS)
+    return config.max_prompt_tokens + response_slots(budget, terminals)
+
+
+def _compile_each(
+    config: Any, model: Transformer, mesh: Mesh, rows: int
+) -> Iterator[Program]:
     rollouts, cache = _compile_rollouts(config, model, mesh, rows)
-    programs = [rollouts, _compile_update(config, model, mesh, rows)]
+    yield rollouts
     if config.credit != 'none':
-        programs.insert(1, _compile_prover(config, model, mesh, rows, cache))
-    return programs
+        yield _compile_prover(config, model, mesh, rows, cache)
+    yield _compile_update(config, model, mesh, rows)
 
 
 def _compile_rollouts(
@@ -162,9 +178,7 @@ def _compile_prover(
 
 
 def _compile_update(config: Any, model: Transformer, mesh: Mesh, rows: int) -> Program:
-    budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
-    terminals = Terminals(termination_tokens=(0,) * TERMINATION_TOKENS)
-    longest = config.max_prompt_tokens + response_slots(budget, terminals)
+    longest = longest_trace(config)
     update_rows, optimizer = rows_of_update(config, longest), optimizer_of(config, model)
     update = make_update(
         model, optimizer, policy_loss(read_objective(config)), mesh, rows=update_rows,

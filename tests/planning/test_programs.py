@@ -8,10 +8,10 @@ import jax
 import pytest
 
 from configs import countdown
-from experiments.plan import describe, render
 from mrt_jax.errors import InputError
 from mrt_jax.planning.chips import CHIPS, find_chip
 from mrt_jax.planning.collectives import count_collectives
+from mrt_jax.planning.costs import describe, render
 from mrt_jax.planning.programs import compile_step, topology_mesh
 from mrt_jax.planning.work import body_params, head_params
 from mrt_jax.sharding.mesh import make_mesh
@@ -64,7 +64,7 @@ def test_what_a_program_costs_is_told(programs):
     )
     assert params * 4 / 8 < held < params * 4
     lines = render(costs).splitlines()
-    assert len(lines) == 5 and all(line.count('|') == 14 for line in lines)
+    assert len(lines) == 5 and all(line.count('|') == 15 for line in lines)
     small = CHIPS['v5e'].__class__(1000, 1.0, 1.0, 1.0, 2)
     assert not describe(programs['update'], small, mesh)['fits']
 
@@ -90,7 +90,7 @@ def test_programs_that_cannot_be_read_say_so(programs, capsys):
     costs = describe(program, CHIPS['v5e'], make_mesh(**MESH))
     assert costs['collectives'] is None and costs['estimated_seconds'] > 0
     assert 'update: its collectives cannot be read' in capsys.readouterr().err
-    assert '| ? |' in render({'update': costs})
+    assert '| ? | ' in render({'update': costs})
 
 
 def test_mistakes_are_named():
