@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +30,11 @@ from mrt_jax.training.update import make_update
 
 # The task's own text needs a tokenizer, and its length hardly matters.
 TERMINATION_TOKENS = 16
+PROGRAMS = ('rollouts', 'prover', 'update')
+
+
+class DoesNotFitError(InputError):
+    """The compiler itself found that a program needs more memory than a device has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Program:
     """A compiled program.
 
     Attributes:
-        name: 'rollouts', 'prover' or 'update'.
+        name: of `PROGRAMS`.
         compiled: the executable; never run.
         resident_bytes: on a device, of what must stay there beside the program's own arguments.
         contents: bytes on a device of 'parameters', 'optimizer' and 'cache', the rollouts' keys and
@@ -73,7 +78,9 @@ def topology_mesh(topology: str, axes: dict[str, int]) -> Mesh:
     return make_mesh(**axes, devices=described.devices)
 
 
-def compile_step(config: Any, model_config: ModelConfig, mesh: Mesh) -> Iterator[Program]:
+def compile_step(
+    config: Any, model_config: ModelConfig, mesh: Mesh, names: Sequence[str] = PROGRAMS
+) -> Iterator[Program]:
     """The rollouts, the meta-prover if credit needs it, and the update of one step.
 
     What is wrong is raised at once; each program is compiled when it is asked for.
@@ -82,10 +89,13 @@ def compile_step(config: Any, model_config: ModelConfig, mesh: Mesh) -> Iterator
         config: as for `train_policy`; its policy is not read.
         model_config: the policy's.
         mesh: from `topology_mesh`.
+        names: programs to compile, of `PROGRAMS`.
 
     Raises:
-        InputError: the config or the mesh does not fit the network.
+        InputError: a program that is not there, or the config or the mesh does not fit the network.
     """
+    if unknown := [name for name in names if name not in PROGRAMS]:
+        raise InputError(f'--programs={unknown[0]}: a step has {", ".join(PROGRAMS)}')
     check_network(config)
     if config.credit == 'prefix':
         raise InputError("credit='prefix' is not planned: its rollouts begin behind prefixes")
@@ -97,7 +107,7 @@ def compile_step(config: Any, model_config: ModelConfig, mesh: Mesh) -> Iterator
     if config.attention == 'auto':
         config.attention = 'splash'
     rows_of_update(config, longest_trace(config))
-    return _compile_each(config, make_network(config, model_config), mesh, rows)
+    return _compile_each(config, make_network(config, model_config), mesh, rows, names)
 
 
 def longest_trace(config: Any) -> int:
@@ -108,13 +118,17 @@ def longest_trace(config: Any) -> int:
 
 
 def _compile_each(
-    config: Any, model: Transformer, mesh: Mesh, rows: int
+    config: Any, model: Transformer, mesh: Mesh, rows: int, names: Sequence[str]
 ) -> Iterator[Program]:
-    rollouts, cache = _compile_rollouts(config, model, mesh, rows)
-    yield rollouts
-    if config.credit != 'none':
-        yield _compile_prover(config, model, mesh, rows, cache)
-    yield _compile_update(config, model, mesh, rows)
+    has_prover = 'prover' in names and config.credit != 'none'
+    if 'rollouts' in names or has_prover:
+        rollouts, cache = _compile_rollouts(config, model, mesh, rows)
+        if 'rollouts' in names:
+            yield rollouts
+        if has_prover:
+            yield _compile_prover(config, model, mesh, rows, cache)
+    if 'update' in names:
+        yield _compile_update(config, model, mesh, rows)
 
 
 def _compile_rollouts(
@@ -205,8 +219,17 @@ def _compile_update(config: Any, model: Transformer, mesh: Mesh, rows: int) -> P
 def _compile(mesh: Mesh, program: Any, *arguments: Any, **options: Any) -> tuple[Any, float]:
     """The executable of a jitted function, and the seconds that it took."""
     started = time.monotonic()
-    with use_mesh(mesh):
-        compiled = program.lower(*arguments, **options).compile()
+    try:
+        with use_mesh(mesh):
+            compiled = program.lower(*arguments, **options).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+            raise
+        reason = str(error).partition('\n')[0]
+        raise DoesNotFitError(
+            f'the compiler finds no room for a program of the step: {reason}. Lower '
+            'prompts_per_step, max_thinking_tokens or microbatch_rows, or use more devices'
+        ) from error
     return compiled, time.monotonic() - started
 
 
