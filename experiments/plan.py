@@ -1,14 +1,20 @@
 """Compiles a config's programs for a TPU topology that is not here, and says what they cost.
 
     JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 TPU_LIBRARY_PATH=.../libtpu/libtpu.so \\
-        python -m experiments.plan --config=configs/math.py --topology=v5e:4x4 \\
-        --config.policy=FOLDER --config.mesh.fsdp=-1
+        python -m experiments.plan --config=configs/pods.py:qwen_1_5b_v5e_16 --topology=v5e:4x4 \\
+        --config.policy=FOLDER
 
-`pip install libtpu` brings the compiler; no TPU is needed. Of the policy only `config.json` is
-read. For the rollouts, the meta-prover and the update of one step the table shows what each device
-must hold beside its memory, the least that it computes and moves, and what it tells the others;
-the estimated time is the longest of the three at the chip's published rates, so a step takes
-longer. Rollouts and answers are taken to be as long as they may be.
+`pip install --no-deps libtpu==0.0.42.1` brings the compiler that jax 0.10.2 goes with; no TPU is
+needed. Of the policy only `config.json` is read. For the rollouts, the meta-prover and the update
+of one step the table shows what each device must hold beside its memory, how often the TPU's
+attention kernels stand in the program, the least that it computes and moves, and what it tells the
+others; the estimated time is the longest of the three at the chip's published rates, so a step
+takes longer. Rollouts and answers are taken to be as long as they may be.
+
+`--propose` then searches for the largest `prompts_per_step` and the largest `max_thinking_tokens`
+that fit, each with everything else as in the config. Several topologies show how the step scales:
+the first is that of the config's mesh, which grows along `data`, and with it the problems of a step
+unless `--fixed_batch` is given.
 """
 
 import json
@@ -27,9 +33,16 @@ def define_flags() -> None:
     """Flags of the command."""
     config_flags.DEFINE_config_file('config', None, 'Config of objective rl.', lock_config=True)
     flags.mark_flag_as_required('config')
-    flags.DEFINE_string(
-        'topology', None, 'CHIP:SHAPE, such as v5e:4x4 or v5p:2x2x4.', required=True
+    flags.DEFINE_list(
+        'topology', None,
+        'CHIP:SHAPE, such as v5e:4x4 or v5p:2x2x4; several, smallest first, to compare them.',
+        required=True,
     )
+    flags.DEFINE_list(
+        'programs', ['rollouts', 'prover', 'update'], 'Programs of a step to compile.'
+    )
+    flags.DEFINE_bool('propose', False, 'Search for the largest batch and context that fit.')
+    flags.DEFINE_bool('fixed_batch', False, 'On larger topologies the batch stays as it is.')
     flags.DEFINE_string('output', None, 'File for the figures, JSON.')
 
 
@@ -37,105 +50,60 @@ def main(argv: Sequence[str]) -> None:
     del argv
     values = flags.FLAGS
     output = None if values.output is None else cli.check_output(values.output)
+    import jax
+
     from mrt_jax.models.config import from_hf
     from mrt_jax.planning.chips import find_chip
-    from mrt_jax.planning.programs import compile_step, topology_mesh
+    from mrt_jax.planning.costs import render
+    from mrt_jax.planning.programs import DoesNotFitError
+    from mrt_jax.planning.propose import propose, render_proposal
+    from mrt_jax.planning.scaling import plan_slices, scaling_table
+    from mrt_jax.planning.slices import plan_slice
     from mrt_jax.policies.json_files import read_json
     from mrt_jax.policies.load import CONFIG_FILE, locate_policy
 
-    config = values.config
+    config, topologies = values.config, values.topology
     if config.objective != 'rl':
         raise InputError(f'objective={config.objective!r}: only steps of rl are planned')
-    chip = find_chip(values.topology)
+    if len(topologies) > 1 and values.propose:
+        raise InputError('--propose searches on one topology: give one')
+    for topology in topologies:
+        find_chip(topology)
     file = locate_policy(config.policy) / CONFIG_FILE
     model_config = from_hf(read_json(file), str(file))
-    mesh = topology_mesh(values.topology, dict(config.mesh))
-    programs = {}
-    for program in compile_step(config, model_config, mesh):
-        print(f'compiled: {program.name}, {program.compile_seconds:.0f} s', file=sys.stderr)
-        programs[program.name] = describe(program, chip, mesh)
-    report = {
-        'command': f'python -m experiments.plan {" ".join(sys.argv[1:])}',
-        'topology': values.topology, 'devices': mesh.size, 'mesh': dict(mesh.shape),
-        'programs': programs,
-    }
-    if output is not None:
-        output.write_text(json.dumps(report, indent=1) + '\n')
-    print(render(programs))
-
-
-def describe(program: Any, chip: Any, mesh: Any) -> dict[str, Any]:
-    """What a program costs on each device; `collectives` by kind, in bytes of their results.
-
-    They are None, and the time is without them, where JAX cannot read the compiler's program.
-    """
-    memory = program.compiled.memory_analysis()
-    held = (
-        memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes + program.resident_bytes
-    )
-    collectives = _collectives(program)
-    flops = program.work.flops / mesh.size
-    moved = program.work.device_bytes(mesh.size, mesh.shape['tensor'])
-    seconds = {
-        'operations': flops / chip.flops,
-        'memory': moved / chip.memory_bandwidth,
-        'collectives': _told(collectives) / chip.link_bandwidth,
-    }
-    bound = max(seconds, key=seconds.__getitem__)
-    return {
-        'argument_bytes': memory.argument_size_in_bytes,
-        'temp_bytes': memory.temp_size_in_bytes,
-        'output_bytes': memory.output_size_in_bytes,
-        'resident_bytes': program.resident_bytes,
-        'held_bytes': held,
-        'device_memory_bytes': chip.memory_bytes,
-        'fits': held <= chip.memory_bytes,
-        'flops': flops,
-        'bytes_accessed': moved,
-        'collectives': collectives,
-        'seconds_by_bound': seconds,
-        'bound': bound,
-        'estimated_seconds': seconds[bound],
-        'compile_seconds': program.compile_seconds,
+    report: dict[str, Any] = {
+        'command': f'python -m experiments.plan {" ".join(sys.argv[1:])}', 'jax': jax.__version__,
     }
 
+    def save(name: str, figures: Any) -> None:
+        report[name] = figures
+        if output is not None:
+            output.write_text(json.dumps(report, indent=1) + '\n')
 
-def _collectives(program: Any) -> dict[str, dict[str, float]] | None:
-    import jax
-
-    from mrt_jax.planning.collectives import count_collectives
-
-    try:
-        text = program.compiled.as_text()
-    except jax.errors.JaxRuntimeError as error:
-        # Newer compilers have instructions that an older JAX does not know.
-        reason = str(error).partition('\n')[0]
-        print(f'{program.name}: its collectives cannot be read: {reason}', file=sys.stderr)
-        return None
-    return count_collectives(text, program.other_trips)
-
-
-def _told(collectives: dict[str, dict[str, float]] | None) -> float:
-    """Bytes of all collectives."""
-    return sum(kind['bytes'] for kind in (collectives or {}).values())
-
-
-def render(programs: dict[str, dict[str, Any]]) -> str:
-    """A table in Markdown, a program a line; all figures are of one device."""
-    lines = [
-        '| program | GiB held | of | fits | TFLOP | GB moved | GB told | seconds | bound by |',
-        '| --- | --- | --- | --- | --- | --- | --- | --- | --- |',
-    ]
-    for name, costs in programs.items():
-        told = '?' if costs['collectives'] is None else f'{_told(costs["collectives"]) / 1e9:.3g}'
-        lines.append(
-            f'| {name} | {costs["held_bytes"] / 2**30:.1f} '
-            f'| {costs["device_memory_bytes"] / 2**30:.0f} | {"yes" if costs["fits"] else "no"} '
-            f'| {costs["flops"] / 1e12:.3g} | {costs["bytes_accessed"] / 1e9:.3g} '
-            f'| {told} | {costs["estimated_seconds"]:.3g} | {costs["bound"]} |'
+    if len(topologies) > 1:
+        slices = plan_slices(
+            config, model_config, topologies, names=values.programs, weak=not values.fixed_batch,
+            save=lambda slices: save('slices', slices),
         )
-    return '\n'.join(lines)
+        print(scaling_table(slices))
+        return
+    planned = None
+    try:
+        planned = plan_slice(
+            config, model_config, topologies[0], names=values.programs,
+            save=lambda planned: save('slice', planned),
+        )
+        print(render(planned['programs']))
+    except DoesNotFitError as error:
+        if not values.propose:
+            raise
+        print(error, file=sys.stderr)
+    if values.propose:
+        proposals = propose(
+            config, model_config, topologies[0], names=values.programs, planned=planned,
+            save=lambda proposals: save('proposals', proposals),
+        )
+        print(*(f'\n{render_proposal(proposal)}' for proposal in proposals), sep='\n')
 
 
 if __name__ == '__main__':

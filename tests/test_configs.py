@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from configs import countdown
+from configs import countdown, pods
 from mrt_jax.errors import InputError
 from mrt_jax.training.network import check_network
 from mrt_jax.training.rl_setup import prepare
@@ -14,6 +14,7 @@ VARIANTS = [
     *(('countdown', v) for v in countdown.IMITATIONS),
     *(('smollm2', v) for v in ('demo', 'mrt', 'grpo', 'sft')),
     *(('math', v) for v in ('mrt', 'grpo')),
+    *(('pods', v) for v in pods.SLICES),
     *(('backtrack', v) for v in ('mrt', 'mrt_to_go', 'mrt_rl', 'grpo', 'self_correction')),
     *(('backtrack', v) for v in ('star', 'mrt_star')),
     *(('backtrack', v) for v in ('sft', 'sft_direct', 'sft_rise')),

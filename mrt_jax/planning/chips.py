@@ -1,6 +1,7 @@
 """TPU chips and their slices, from the makers' published figures."""
 
 import dataclasses
+import math
 from types import MappingProxyType
 
 from mrt_jax.errors import InputError
@@ -51,3 +52,13 @@ def find_chip(topology: str) -> Chip:
     if len(sizes) != chip.axes:
         raise InputError(f'--topology={topology}: the torus of {name} has {chip.axes} axes')
     return chip
+
+
+def chips_of(topology: str) -> int:
+    """Chips of a topology such as 'v5e:4x4'.
+
+    Raises:
+        InputError: see `find_chip`.
+    """
+    find_chip(topology)
+    return math.prod(int(size) for size in topology.partition(':')[2].split('x'))

@@ -3,12 +3,13 @@
 import dataclasses
 import math
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from mrt_jax.errors import InputError
 from mrt_jax.models.config import ModelConfig
@@ -36,6 +37,11 @@ from mrt_jax.training.update import make_update
 
 # The task's own text needs a tokenizer, and its length hardly matters.
 TERMINATION_TOKENS = 16
+PROGRAMS = ('rollouts', 'prover', 'update')
+
+
+class DoesNotFitError(InputError):
+    """The compiler itself found that a program needs more memory than a device has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +49,11 @@ class Program:
     """A compiled program.
 
     Attributes:
-        name: 'rollouts', 'prover' or 'update'.
+        name: of `PROGRAMS`.
         compiled: the executable; never run.
         resident_bytes: on a device, of what must stay there beside the program's own arguments.
+        contents: bytes on a device of 'parameters', 'optimizer' and 'cache', the rollouts' keys and
+            values, whether they are the program's arguments, its results or neither.
         work: the least that all devices together must do.
         other_trips: how often its loops run whose end depends on what is sampled, at most.
         compile_seconds: it took.
@@ -54,6 +62,7 @@ class Program:
     name: str
     compiled: Any
     resident_bytes: int
+    contents: dict[str, int]
     work: Work
     other_trips: float
     compile_seconds: float
@@ -76,31 +85,57 @@ def topology_mesh(topology: str, axes: dict[str, int]) -> Mesh:
     return make_mesh(**axes, devices=described.devices)
 
 
-def compile_step(config: Any, model_config: ModelConfig, mesh: Mesh) -> list[Program]:
+def compile_step(
+    config: Any, model_config: ModelConfig, mesh: Mesh, names: Sequence[str] = PROGRAMS
+) -> Iterator[Program]:
     """The rollouts, the meta-prover if credit needs it, and the update of one step.
+
+    What is wrong is raised at once; each program is compiled when it is asked for.
 
     Args:
         config: as for `train_policy`; its policy is not read.
         model_config: the policy's.
         mesh: from `topology_mesh`.
+        names: programs to compile, of `PROGRAMS`.
 
     Raises:
-        InputError: the config or the mesh does not fit the network.
+        InputError: a program that is not there, or the config or the mesh does not fit the network.
     """
+    if unknown := [name for name in names if name not in PROGRAMS]:
+        raise InputError(f'--programs={unknown[0]}: a step has {", ".join(PROGRAMS)}')
     check_network(config)
     if config.credit == 'prefix':
         raise InputError("credit='prefix' is not planned: its rollouts begin behind prefixes")
+    if config.rollout_slots:
+        raise InputError(f'rollout_slots={config.rollout_slots} is not planned: set it to 0')
     rows = config.prompts_per_step * config.group_size
     validate_mesh(mesh, model_config, rows=rows, tokens=config.row_tokens, rules=SAMPLING_RULES)
     config = config.copy_and_resolve_references()
     if config.attention == 'auto':
         config.attention = 'splash'
-    model = make_network(config, model_config)
-    rollouts, cache = _compile_rollouts(config, model, mesh, rows)
-    programs = [rollouts, _compile_update(config, model, mesh, rows)]
-    if config.credit != 'none':
-        programs.insert(1, _compile_prover(config, model, mesh, rows, cache))
-    return programs
+    rows_of_update(config, longest_trace(config))
+    return _compile_each(config, make_network(config, model_config), mesh, rows, names)
+
+
+def longest_trace(config: Any) -> int:
+    """Most tokens of a prompt and its response."""
+    budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
+    terminals = Terminals(termination_tokens=(0,) * TERMINATION_TOKENS)
+    return config.max_prompt_tokens + response_slots(budget, terminals)
+
+
+def _compile_each(
+    config: Any, model: Transformer, mesh: Mesh, rows: int, names: Sequence[str]
+) -> Iterator[Program]:
+    has_prover = 'prover' in names and config.credit != 'none'
+    if 'rollouts' in names or has_prover:
+        rollouts, cache = _compile_rollouts(config, model, mesh, rows)
+        if 'rollouts' in names:
+            yield rollouts
+        if has_prover:
+            yield _compile_prover(config, model, mesh, rows, cache)
+    if 'update' in names:
+        yield _compile_update(config, model, mesh, rows)
 
 
 def _compile_rollouts(
@@ -114,7 +149,8 @@ def _compile_rollouts(
         jax.ShapeDtypeStruct((rows,), jnp.int32),
     )
     arguments = (
-        _params(model, mesh), *_by_row((prompts, _keys(rows)), mesh, SAMPLING_RULES), terminals
+        placed_params(model, mesh), *_by_row((prompts, _keys(rows)), mesh, SAMPLING_RULES),
+        terminals,
     )
     options = dict(
         budget=budget, sampling=SamplingConfig(**config.sampling), group_size=config.group_size
@@ -132,8 +168,9 @@ def _compile_rollouts(
         new=steps, itemsize=jnp.dtype(model.dtype).itemsize,
     )
     loops = len(stage_ends(config.max_prompt_tokens, steps))
+    contents = _contents(config, model, mesh, cache)
     return Program(
-        'rollouts', compiled, _optimizer_bytes(config, model, mesh), work, steps / loops, seconds
+        'rollouts', compiled, contents['optimizer'], contents, work, steps / loops, seconds
     ), cache
 
 
@@ -150,26 +187,24 @@ def _compile_prover(
         (lengths_B, boundaries_BE, mask_BE, texts, _keys(rows)), mesh, SAMPLING_RULES
     )
     compiled, seconds = _compile(
-        mesh, SAMPLING_RULES, prove_branches, model, _params(model, mesh), cache, *by_row,
-        Terminals(eos_ids=(0,)),
-        branches=config.branches, max_answer_tokens=config.max_answer_tokens,
-        sampling=SamplingConfig(**config.sampling),
+        mesh, SAMPLING_RULES, prove_branches, model, placed_params(model, mesh), cache, *by_row,
+        Terminals(eos_ids=(0,)), branches=config.branches,
+        max_answer_tokens=config.max_answer_tokens, sampling=SamplingConfig(**config.sampling),
     )
     work = prover_work(
         model.config, rows=rows, boundaries=config.max_boundaries, branches=config.branches,
         prefix=cache.positions_BS.shape[1], text=TERMINATION_TOKENS,
         answer=config.max_answer_tokens, itemsize=jnp.dtype(model.dtype).itemsize,
     )
+    contents = _contents(config, model, mesh, cache)
     return Program(
-        'prover', compiled, _optimizer_bytes(config, model, mesh), work,
-        config.max_answer_tokens - 1, seconds,
+        'prover', compiled, contents['optimizer'], contents, work, config.max_answer_tokens - 1,
+        seconds,
     )
 
 
 def _compile_update(config: Any, model: Transformer, mesh: Mesh, rows: int) -> Program:
-    budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
-    terminals = Terminals(termination_tokens=(0,) * TERMINATION_TOKENS)
-    longest = config.max_prompt_tokens + response_slots(budget, terminals)
+    longest = longest_trace(config)
     update_rows, optimizer = rows_of_update(config, longest), optimizer_of(config, model)
     update = make_update(
         model, optimizer, policy_loss(read_objective(config)), mesh, rows=update_rows,
@@ -183,13 +218,14 @@ def _compile_update(config: Any, model: Transformer, mesh: Mesh, rows: int) -> P
         numbers if config.kl_coef else None,
     )
     state = abstract_state(model, optimizer, mesh)
-    frozen = split(_params(model, mesh))[1] if model.lora_rank else {}
+    frozen = split(placed_params(model, mesh))[1] if model.lora_rank else {}
     compiled, seconds = _compile(mesh, RULES, update, state, frozen, _by_row(batch, mesh, RULES))
     work = update_work(
         model.config, tokens=rows * longest, length=longest,
         param_itemsize=jnp.dtype(model.param_dtype).itemsize, state_bytes=_global_bytes(state),
     )
-    return Program('update', compiled, 0, work, 1, seconds)
+    contents = _contents(config, model, mesh, cache=())
+    return Program('update', compiled, 0, contents, work, 1, seconds)
 
 
 def _compile(
@@ -197,12 +233,21 @@ def _compile(
 ) -> tuple[Any, float]:
     """The executable of a jitted function, and the seconds that it took."""
     started = time.monotonic()
-    with use_mesh(mesh, rules):
-        compiled = program.lower(*arguments, **options).compile()
+    try:
+        with use_mesh(mesh, rules):
+            compiled = program.lower(*arguments, **options).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+            raise
+        reason = str(error).partition('\n')[0]
+        raise DoesNotFitError(
+            f'the compiler finds no room for a program of the step: {reason}. Lower '
+            'prompts_per_step, max_thinking_tokens or microbatch_rows, or use more devices'
+        ) from error
     return compiled, time.monotonic() - started
 
 
-def _params(model: Transformer, mesh: Mesh) -> Any:
+def placed_params(model: Transformer, mesh: Mesh | AbstractMesh) -> Any:
     """Shapes of the parameters where they lie on the mesh."""
     return placed_shapes(abstract_params(model), param_shardings(logical_axes(model), mesh))
 
@@ -217,12 +262,21 @@ def _keys(rows: int) -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
 
 
-def _optimizer_bytes(config: Any, model: Transformer, mesh: Mesh) -> int:
-    """Bytes on a device of what trains besides the parameters."""
+def _contents(config: Any, model: Transformer, mesh: Mesh, cache: Any) -> dict[str, int]:
+    """Bytes on a device of what outlives a program."""
     state = abstract_state(model, optimizer_of(config, model), mesh)
+    return {
+        'parameters': device_bytes(placed_params(model, mesh)),
+        'optimizer': device_bytes(state.opt_state),
+        'cache': device_bytes(cache),
+    }
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes on each device of a tree of shapes that lie on a mesh."""
     return sum(
         leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
-        for leaf in jax.tree.leaves(state.opt_state)
+        for leaf in jax.tree.leaves(tree)
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from mrt_jax.models.logical_axes import axis_in_use
 
@@ -49,12 +49,14 @@ def partition_spec(axes: tuple[str | None, ...], rules: Rules = RULES) -> Partit
     return PartitionSpec(*(None if axis is None else rules[axis] for axis in axes))
 
 
-def param_shardings(logical_axes: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+def param_shardings(
+    logical_axes: Any, mesh: Mesh | AbstractMesh, rules: Rules = RULES
+) -> Any:
     """Sharding of every parameter.
 
     Args:
         logical_axes: tree of tuples of names, see `transformer.logical_axes`.
-        mesh: from `make_mesh`.
+        mesh: from `make_mesh`, or its axes alone.
         rules: table from logical to mesh axes.
     """
     return jax.tree.map(

@@ -29,8 +29,8 @@ def check_network(config: Any) -> None:
             raise InputError(f'{key}={config[key]!r} is unknown; known: {", ".join(values)}')
     if config.attention == 'cudnn' and config.mesh.sequence != 1:
         raise InputError(
-            f"attention='cudnn' with mesh.sequence={config.mesh.sequence}: it cannot begin within a "
-            "row, as the queries of all devices but the first do; give attention='auto'"
+            f"attention='cudnn' with mesh.sequence={config.mesh.sequence}: it cannot begin within "
+            "a row, as the queries of all devices but the first do; give attention='auto'"
         )
     if config.lora_rank < 0:
         raise InputError(

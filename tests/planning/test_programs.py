@@ -7,10 +7,10 @@ import math
 import jax
 import pytest
 
-from experiments.plan import describe, render
 from mrt_jax.errors import InputError
 from mrt_jax.planning.chips import CHIPS, find_chip
 from mrt_jax.planning.collectives import count_collectives
+from mrt_jax.planning.costs import describe, render
 from mrt_jax.planning.programs import compile_step, topology_mesh
 from mrt_jax.planning.work import body_params, head_params
 from mrt_jax.sharding.mesh import make_mesh
@@ -42,6 +42,7 @@ def test_what_a_program_costs_is_told(programs):
         held = sum(cost[f'{part}_bytes'] for part in ('argument', 'temp', 'output', 'resident'))
         assert 0 < cost['held_bytes'] <= held and cost['fits']
         assert cost['estimated_seconds'] == max(cost['seconds_by_bound'].values()) > 0
+        assert sum(cost['held_bytes_by_content'].values()) == cost['held_bytes']
     # Gradients are summed over the devices that share a parameter.
     reduced = {'all-reduce', 'reduce-scatter'} & costs['update']['collectives'].keys()
     assert reduced
@@ -52,7 +53,7 @@ def test_what_a_program_costs_is_told(programs):
     )
     assert params * 4 / 8 < held < params * 4
     lines = render(costs).splitlines()
-    assert len(lines) == 5 and all(line.count('|') == 10 for line in lines)
+    assert len(lines) == 5 and all(line.count('|') == 15 for line in lines)
     small = CHIPS['v5e'].__class__(1000, 1.0, 1.0, 1.0, 2)
     assert not describe(programs['update'], small, mesh)['fits']
 
@@ -78,7 +79,7 @@ def test_programs_that_cannot_be_read_say_so(programs, capsys):
     costs = describe(program, CHIPS['v5e'], make_mesh(**MESH))
     assert costs['collectives'] is None and costs['estimated_seconds'] > 0
     assert 'update: its collectives cannot be read' in capsys.readouterr().err
-    assert '| ? |' in render({'update': costs})
+    assert '| ? | ' in render({'update': costs})
 
 
 def test_mistakes_are_named():
@@ -87,6 +88,8 @@ def test_mistakes_are_named():
             find_chip(topology)
     with pytest.raises(InputError, match='row_tokens=32 is less'):
         compile_step(make_config(row_tokens=32), tiny_config(), make_mesh())
+    with pytest.raises(InputError, match='rollout_slots=4 is not planned'):
+        compile_step(make_config(rollout_slots=4), tiny_config(), make_mesh())
     with pytest.raises(InputError, match='not a multiple of tensor 8'):
         compile_step(make_config(), tiny_config(), make_mesh(tensor=8))
 
