@@ -59,7 +59,7 @@ def test_a_table_shows_what_each_device_does_on_each_slice():
     assert (two['devices'], four['devices'], two['rows'], four['rows']) == (2, 4, 4, 4)
     # A batch that stays is divided further; one device in two does half.
     assert four['programs']['update']['flops'] == two['programs']['update']['flops'] / 2
-    assert 'not a multiple of data x fsdp = 8' in refused['refused']
+    assert 'not a multiple of data x fsdp x sequence = 8' in refused['refused']
     lines = scaling_table(planned).splitlines()
     assert len(lines) == 5 and {line.count('|') for line in lines} == {13}
     assert efficiency(two, two, 'update') == 1 > efficiency(two, four, 'update') > 0.4
