@@ -1,19 +1,21 @@
 """A training run that starts in seconds and has all that a real one must save.
 
-python -m tests.faults.tiny_run WORKDIR [STEPS]
+python -m tests.faults.tiny_run --workdir=DIR [--steps=30]
 
 Its batches come from a random stream whose state is saved, and its metrics hold a running total, so
 a resumed run that forgets either shows it.
 """
 
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 
+from experiments import cli
 from mrt_jax.kernels.surrogate import token_weights
 from mrt_jax.models.transformer import init_params
 from mrt_jax.sharding.mesh import make_mesh
@@ -67,7 +69,7 @@ class Data:
         self._tokens_seen = position['tokens_seen']
 
 
-def train(workdir: Path, steps: int) -> TrainState | None:
+def make_trainer(steps: int) -> Trainer:
     """Trains the tiny model on random batches."""
     model, _ = tiny_model()
     mesh = make_mesh()
@@ -86,7 +88,7 @@ def train(workdir: Path, steps: int) -> TrainState | None:
         state, metrics = update(state, {}, data.next())
         return state, {**metrics, 'tokens_seen': data.tokens_seen}
 
-    trainer = Trainer(
+    return Trainer(
         begin=begin,
         goes_on=lambda done: done < steps,
         target=abstract_state(model, optimizer, mesh),
@@ -95,11 +97,22 @@ def train(workdir: Path, steps: int) -> TrainState | None:
         restore_position=data.restore,
         shown=('loss',),
     )
-    loop = LoopConfig(
+
+
+def loop_config(steps: int) -> LoopConfig:
+    """A checkpoint every three steps, the last two of them kept."""
+    return LoopConfig(
         num_steps=steps, checkpoint_every=3, keep_checkpoints=2, max_skipped_in_a_row=5
     )
-    return run_loop(trainer, loop, workdir)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    steps = flags.FLAGS.steps
+    run_loop(make_trainer(steps), loop_config(steps), Path(flags.FLAGS.workdir))
 
 
 if __name__ == '__main__':
-    train(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 30)
+    flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
+    flags.DEFINE_integer('steps', 30, 'Steps of the run.')
+    cli.run(main)
