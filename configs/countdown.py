@@ -141,6 +141,9 @@ def _shared() -> ml_collections.ConfigDict:
     config.checkpoint_every = 10  # steps
     config.keep_checkpoints = 2  # the newest ones; older ones are deleted
     config.max_skipped_in_a_row = 5  # non-finite steps before the run stops with exit code 3
+    # Nats a token of the metric kl above which the run stops with exit code 3, before checkpoints
+    # of a broken policy push out good ones; recipes here stay below 1. 0: no bound.
+    config.max_kl = 100.0
 
     # Traces.
     config.max_thinking_tokens = 120  # of a thought, which is then ended by force

@@ -8,8 +8,12 @@ All processes of a run save and restore together, in a folder that all of them s
 leads looks after names and digests.
 """
 
+import contextlib
+import errno
+import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +63,7 @@ class CheckpointStore:
         self._keep = keep
         self._every = every
         self._damaged: set[int] = set()
+        self._known: set[int] = set()
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint belongs behind this step, counted from 1."""
@@ -70,6 +75,10 @@ class CheckpointStore:
             return []
         names = (path.name for path in self._directory.iterdir() if path.is_dir())
         return sorted(int(name) for name in names if name.isdecimal())
+
+    def newest(self) -> int:
+        """Step of the newest checkpoint not known to be damaged; 0 without one."""
+        return max(set(self.steps()) - self._damaged, default=0)
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
         """Writes a checkpoint and returns when it is on the disk; replaces one of the same step.
@@ -84,14 +93,28 @@ class CheckpointStore:
         """
         if leads():
             self._remove_leftovers()
+            self._warn_of_vanished(step)
         wait_for_all('room for a checkpoint')
-        with _checkpointer() as checkpointer:
-            checkpointer.save(self._folder(step, _UNFINISHED), ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
-            ))
-        if leads():
-            self._complete(step)
+        try:
+            with _checkpointer() as checkpointer, _system_errors(self._folder(step)):
+                checkpointer.save(self._folder(step, _UNFINISHED), ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
+                ))
+            if leads():
+                self._complete(step)
+        except OSError:
+            if leads():
+                with contextlib.suppress(OSError):
+                    self._remove_leftovers()  # They take room on a disk that may have none.
+            raise
         wait_for_all('checkpoint complete')
+
+    def _warn_of_vanished(self, step: int) -> None:
+        if vanished := sorted(self._known - set(self.steps())):
+            logging.warning(
+                '%s: checkpoints of steps %s have been removed by someone else; saving step %d',
+                self._directory, ', '.join(map(str, vanished)), step,
+            )
 
     def _complete(self, step: int) -> None:
         """Gives a checkpoint that has been written its digests and its name."""
@@ -101,10 +124,14 @@ class CheckpointStore:
             folder.rename(self._folder(step, f'.replaced{_UNFINISHED}'))
         unfinished.rename(folder)
         if damage := find_damage(folder):
-            raise OSError(f'{folder}: the checkpoint just written is damaged: {damage}')
+            self._damaged.add(step)
+            raise OSError(
+                errno.EIO, f'the checkpoint just written is damaged: {damage}', str(folder)
+            )
         self._damaged.discard(step)
         self._remove_superseded(step)
         self._remove_leftovers()
+        self._known = set(self.steps())
 
     def restore_latest(self, target: Any) -> Restored | None:
         """Reads the newest checkpoint that is whole, and logs one line for each that is not.
@@ -130,6 +157,7 @@ class CheckpointStore:
                         self._folder(damaged), reason, newest,
                     )
             self._damaged.update(damages)
+            self._known = set(self.steps())
             return restored
         if not damages:
             return None
@@ -183,6 +211,18 @@ class CheckpointStore:
         if self._directory.is_dir():
             for path in self._directory.glob(f'*{_UNFINISHED}*'):
                 shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _system_errors(folder: Path) -> Iterator[None]:
+    """Gives what the system has refused to TensorStore as the OSError that it was."""
+    try:
+        yield
+    except ValueError as error:
+        code = re.search(r"os_error_code=\\?'(\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from error
 
 
 def _checkpointer() -> ocp.Checkpointer:

@@ -16,10 +16,17 @@ from mrt_jax.sampling.row_keys import split_by_row
 from mrt_jax.sharding.host_data import place
 from mrt_jax.sharding.rules import batch_sharding
 from mrt_jax.tasks.task import Problem
+from mrt_jax.training.resources import fitting_in_memory
 from mrt_jax.training.rl_setup import Setup
 
 # Purposes that a step draws random numbers for.
 _ROLLOUT, _PROVER, _PREFIX, _MORE = range(4)
+
+_SMALLER_ROLLOUTS = (
+    'set rollout_slots below prompts_per_step x group_size, or lower prompts_per_step or '
+    'max_thinking_tokens'
+)
+_SMALLER_PROVER = 'lower branches, max_boundaries or prompts_per_step'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +113,14 @@ def collect_continuations(
     )
     by_row = batch_sharding(setup.mesh)
     started = time.monotonic()
-    experience = explore(
-        setup.model, params, setup.reader, place(group.prompts, by_row), group.answers,
-        place(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
-        budget=setup.budget, sampling=setup.sampling, max_boundaries=config.max_boundaries,
-        group_size=prefix_rows, slots=config.rollout_slots or None,
-        prefixes=[prefix.tokens for prefix in group.prefixes],
-    )
+    with fitting_in_memory('rollouts', _SMALLER_ROLLOUTS):
+        experience = explore(
+            setup.model, params, setup.reader, place(group.prompts, by_row), group.answers,
+            place(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
+            budget=setup.budget, sampling=setup.sampling, max_boundaries=config.max_boundaries,
+            group_size=prefix_rows, slots=config.rollout_slots or None,
+            prefixes=[prefix.tokens for prefix in group.prefixes],
+        )
     starts = Starts(
         np.array([prefix.success for prefix in group.prefixes], np.float32), group.stopped_B
     )
@@ -168,12 +176,13 @@ def roll_out(
         rows=setup.rows,
     )
     by_row = batch_sharding(setup.mesh)
-    experience = explore(
-        setup.model, params, setup.reader, place(prompts, by_row), answers,
-        place(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
-        budget=setup.budget, sampling=setup.sampling, max_boundaries=config.max_boundaries,
-        group_size=group_size, slots=config.rollout_slots or None,
-    )
+    with fitting_in_memory('rollouts', _SMALLER_ROLLOUTS):
+        experience = explore(
+            setup.model, params, setup.reader, place(prompts, by_row), answers,
+            place(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
+            budget=setup.budget, sampling=setup.sampling, max_boundaries=config.max_boundaries,
+            group_size=group_size, slots=config.rollout_slots or None,
+        )
     return experience, answers
 
 
@@ -187,14 +196,14 @@ def ask_prover(
 ) -> Proof:
     """J at every boundary of a batch of traces, or at those `asked`."""
     by_row = batch_sharding(setup.mesh)
-    return prove(
-        setup.model, params, setup.reader, experience, answers,
-        place(split_by_row(jax.random.fold_in(key, _PROVER), setup.rows), by_row),
-        branches=setup.config.branches, max_answer_tokens=setup.config.max_answer_tokens,
-        sampling=setup.sampling, rounds=setup.config.prover_rounds, asked_BE=asked_BE,
-        common_draws=setup.config.common_draws,
-    )
-
+    with fitting_in_memory('meta-prover', _SMALLER_PROVER):
+        return prove(
+            setup.model, params, setup.reader, experience, answers,
+            place(split_by_row(jax.random.fold_in(key, _PROVER), setup.rows), by_row),
+            branches=setup.config.branches, max_answer_tokens=setup.config.max_answer_tokens,
+            sampling=setup.sampling, rounds=setup.config.prover_rounds, asked_BE=asked_BE,
+            common_draws=setup.config.common_draws,
+        )
 
 
 def _has_signal(experience: Experience, group_size: int) -> np.ndarray:

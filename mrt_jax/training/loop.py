@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from mrt_jax.errors import NonFiniteError
+from mrt_jax.errors import DivergedError, NonFiniteError
 from mrt_jax.sharding.distributed import leads
 from mrt_jax.training.checkpoints import CheckpointStore
 from mrt_jax.training.compile_clock import CompileClock
@@ -19,6 +19,7 @@ from mrt_jax.training.health import examine
 from mrt_jax.training.metrics import MetricsWriter
 from mrt_jax.training.preemption import catch_sigterm
 from mrt_jax.training.progress_line import ProgressLine
+from mrt_jax.training.resources import keeping
 from mrt_jax.training.state import TrainState
 
 
@@ -55,12 +56,14 @@ class LoopConfig:
         checkpoint_every: steps between checkpoints; the last step is saved in any case.
         keep_checkpoints: newest ones that are kept.
         max_skipped_in_a_row: non-finite updates in a row that end the run.
+        max_kl: nats a token of the metric `kl` above which the run ends; 0 is no bound.
     """
 
     num_steps: int
     checkpoint_every: int
     keep_checkpoints: int
     max_skipped_in_a_row: int
+    max_kl: float = 0.0
 
 
 def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState | None:
@@ -71,10 +74,20 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
 
     Raises:
         NonFiniteError: too many non-finite updates in a row; the last checkpoint is kept.
+        DivergedError: `max_kl` was passed; the last checkpoint is kept.
+        ResourceError: disk or memory ran out; the last checkpoint is kept.
     """
     store = CheckpointStore(
         workdir / 'checkpoints', keep=config.keep_checkpoints, every=config.checkpoint_every
     )
+    with keeping(workdir, store.newest):
+        return _run(trainer, config, workdir, store)
+
+
+def _run(
+    trainer: Trainer, config: LoopConfig, workdir: Path, store: CheckpointStore
+) -> TrainState | None:
+    """See `run_loop`."""
     restored = store.restore_latest(trainer.target)
     if restored is None:
         done, state, streaks = 0, trainer.begin(), {}
@@ -106,6 +119,14 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
                     f'{config.max_skipped_in_a_row} updates in a row had a loss or gradient that '
                     f'is not finite, the last at step {done}; the checkpoint of step {saved} in '
                     f'{workdir} is good: lower optimizer.learning_rate and go on from it'
+                )
+            kl = float(metrics.get('kl', 0.0))
+            if 0 < config.max_kl < kl:
+                raise DivergedError(
+                    f'kl is {kl:.3g} nats a token at step {done}, above max_kl={config.max_kl:g}; '
+                    f'the checkpoints in {workdir}, up to step {saved}, are kept: lower '
+                    'optimizer.learning_rate or updates_per_step, or raise kl_coef, and go on, '
+                    'without the newest if it is too far already'
                 )
             if store.due(done):
                 store.save(done, state, {**trainer.position(), 'streaks': streaks})

@@ -7,7 +7,7 @@ a resumed run that forgets either shows it.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
 from mrt_jax.training.objective import ObjectiveConfig, UpdateBatch, policy_loss
 from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
+from mrt_jax.training.resources import SMALLER_UPDATE, fitting_in_memory
 from mrt_jax.training.state import TrainState, abstract_state, new_state, state_shardings
 from mrt_jax.training.update import make_update
 from tests.tiny import tiny_model
@@ -69,8 +70,10 @@ class Data:
         self._tokens_seen = position['tokens_seen']
 
 
-def make_trainer(steps: int) -> Trainer:
-    """Trains the tiny model on random batches."""
+def make_trainer(
+    steps: int, change: Callable[[UpdateBatch, int], UpdateBatch] = lambda batch, number: batch
+) -> Trainer:
+    """Trains the tiny model on random batches, as `change` makes them of batch and step."""
     model, _ = tiny_model()
     mesh = make_mesh()
     optimizer = make_optimizer(OPTIMIZER, steps)
@@ -80,12 +83,16 @@ def make_trainer(steps: int) -> Trainer:
     data = Data()
 
     def begin() -> TrainState:
+        data.restore(Data().position())
         make = lambda: new_state(init_params(model, jax.random.key(0)), optimizer)  # noqa: E731
         return jax.jit(make, out_shardings=state_shardings(model, optimizer, mesh))()
 
     def step(state: TrainState, number: int) -> tuple[TrainState, dict[str, Any]]:
         time.sleep(0.02)  # Room for a kill between metrics and checkpoint, and within a step.
-        state, metrics = update(state, {}, data.next())
+        batch = change(data.next(), number)
+        with fitting_in_memory('update', SMALLER_UPDATE):
+            state, metrics = update(state, {}, batch)
+            metrics = jax.device_get(metrics)
         return state, {**metrics, 'tokens_seen': data.tokens_seen}
 
     return Trainer(
@@ -102,7 +109,8 @@ def make_trainer(steps: int) -> Trainer:
 def loop_config(steps: int) -> LoopConfig:
     """A checkpoint every three steps, the last two of them kept."""
     return LoopConfig(
-        num_steps=steps, checkpoint_every=3, keep_checkpoints=2, max_skipped_in_a_row=5
+        num_steps=steps, checkpoint_every=3, keep_checkpoints=2, max_skipped_in_a_row=2,
+        max_kl=20.0,
     )
 
 
