@@ -112,7 +112,7 @@ class CheckpointStore:
     def _warn_of_vanished(self, step: int) -> None:
         if vanished := sorted(self._known - set(self.steps())):
             logging.warning(
-                '%s: checkpoints of steps %s have been removed by someone else; saving step %d',
+                '%s: somebody has removed the checkpoints of steps %s; saving that of step %d',
                 self._directory, ', '.join(map(str, vanished)), step,
             )
 

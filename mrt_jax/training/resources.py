@@ -10,10 +10,13 @@ import jax
 from mrt_jax.errors import ResourceError
 
 _OUT_OF_MEMORY = 'RESOURCE_EXHAUSTED'
-# Full, read-only, forbidden, gone or broken; others, such as a lost connection, are no folder's.
-_OF_FOLDERS = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT,
-    errno.ENOTDIR, errno.EIO, errno.ESTALE,
+# What a folder can do to a run, and what to do about it; other errors, such as a lost connection,
+# are no folder's.
+_ADVICE = {
+    'make room there': (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    'make it writable': (errno.EROFS, errno.EACCES, errno.EPERM),
+    'bring it back': (errno.ENOENT, errno.ENOTDIR, errno.ESTALE),
+    'see what is wrong with the disk': (errno.EIO,),
 }
 
 SMALLER_UPDATE = "lower microbatch_rows or row_tokens, or set remat='full'"
@@ -36,8 +39,8 @@ def fitting_in_memory(program: str, advice: str) -> Iterator[None]:
         text = ' '.join(str(error).split())
         if isinstance(error, jax.errors.JaxRuntimeError) and _OUT_OF_MEMORY not in text:
             raise
-        reason = f'out of memory ({text[:200] or type(error).__name__})'
-        raise ResourceError(f'{program}: {reason}: {advice}') from error
+        reason = text[:200] or type(error).__name__
+        raise ResourceError(f'{program}: out of memory ({reason}): {advice}') from error
 
 
 @contextlib.contextmanager
@@ -56,15 +59,16 @@ def keeping(workdir: Path, newest: Callable[[], int]) -> Iterator[None]:
     except ResourceError as error:
         raise ResourceError(f'{error}; {_kept(workdir, newest())}') from error
     except OSError as error:
-        if error.errno not in _OF_FOLDERS:
+        advice = [text for text, codes in _ADVICE.items() if error.errno in codes]
+        if not advice:
             raise
         raise ResourceError(
-            f'{error.filename or workdir}: {error.strerror}: make room there, or the folder whole '
-            f'and writable, and give the same command again; {_kept(workdir, newest())}'
+            f'{error.filename or workdir}: {error.strerror}: {advice[0]}; '
+            f'{_kept(workdir, newest())}'
         ) from error
 
 
 def _kept(workdir: Path, step: int) -> str:
     if not step:
-        return f'{workdir} has no checkpoint yet'
-    return f'the checkpoint of step {step} in {workdir} is kept, and gone on from'
+        return f'the same command then begins anew, for {workdir} has no checkpoint'
+    return f'the same command then goes on from the checkpoint of step {step} in {workdir}'
