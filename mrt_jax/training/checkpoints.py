@@ -10,6 +10,7 @@ leads looks after names and digests.
 
 import contextlib
 import errno
+import math
 import os
 import re
 import shutil
@@ -24,8 +25,12 @@ from mrt_jax.errors import InputError
 from mrt_jax.manifest import find_damage, write_manifest
 from mrt_jax.sharding.distributed import leads, wait_for_all
 from mrt_jax.sharding.host_data import ask_leader
+from mrt_jax.training.retention import Retention
 
 _UNFINISHED = '.unfinished'
+# Of the JSON item: the run's own object, and the metric of `Retention.best` by step.
+_META, _SCORES = 'run', 'scores'
+_NO_METRICS: Mapping[str, Any] = {}
 
 
 class Restored(NamedTuple):
@@ -47,21 +52,24 @@ class CheckpointStore:
 
     Args:
         directory: where they lie; made by the first save.
-        keep: the newest that stay; older ones go once a newer one has been read back and is whole.
+        keep: which stay; the others go once a newer one has been read back and is whole.
         every: steps between checkpoints, see `due`; 0 means that none is ever due.
 
     Raises:
-        InputError: `keep` or `every` is out of range.
+        InputError: `every` is out of range, or `keep.every` can never be due.
     """
 
-    def __init__(self, directory: str | Path, *, keep: int, every: int) -> None:
-        if keep < 1:
-            raise InputError(f'keep_checkpoints={keep} must be at least 1')
+    def __init__(self, directory: str | Path, *, keep: Retention, every: int) -> None:
         if every < 0:
             raise InputError(f'checkpoint_every={every} must be at least 0')
+        if keep.every and (not every or keep.every % every):
+            raise InputError(
+                f'keep_every={keep.every} must be a multiple of checkpoint_every={every}'
+            )
         self._directory = Path(directory).absolute()
         self._keep = keep
         self._every = every
+        self._scores: dict[int, float] = {}
         self._damaged: set[int] = set()
         self._known: set[int] = set()
 
@@ -80,13 +88,20 @@ class CheckpointStore:
         """Step of the newest checkpoint not known to be damaged; 0 without one."""
         return max(set(self.steps()) - self._damaged, default=0)
 
-    def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        state: Any,
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, Any] = _NO_METRICS,
+    ) -> None:
         """Writes a checkpoint and returns when it is on the disk; replaces one of the same step.
 
         Args:
             step: steps done.
             state: pytree of arrays, typed PRNG keys and Python numbers.
             meta: JSON object; its floats come back exactly.
+            metrics: of the step; that of `keep.best` tells whether it is the best.
 
         Raises:
             OSError: it cannot be written, or does not read back as written. Older ones stay.
@@ -94,11 +109,20 @@ class CheckpointStore:
         if leads():
             self._remove_leftovers()
             self._warn_of_vanished(step)
+        score = float(metrics.get(self._keep.metric, math.nan))
+        if not math.isnan(score):
+            self._scores[step] = score
+        elif self._keep.metric and leads():
+            logging.warning(
+                'keep_best=%r: step %d has no such metric, so its checkpoint is none of the best',
+                self._keep.best, step,
+            )
+        about = {_META: dict(meta), _SCORES: {str(at): x for at, x in self._scores.items()}}
         wait_for_all('room for a checkpoint')
         try:
             with _checkpointer() as checkpointer, _system_errors(self._folder(step)):
                 checkpointer.save(self._folder(step, _UNFINISHED), ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
+                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(about)
                 ))
             if leads():
                 self._complete(step)
@@ -191,17 +215,22 @@ class CheckpointStore:
                 f'{folder}: does not hold what this run trains; resume with the config that it was '
                 f'made with, or give another workdir ({" ".join(str(error).split())[:200]})'
             ) from error
-        return Restored(items.state, items.meta, step)
+        about = items.meta
+        scores = about.get(_SCORES, {}) if _META in about else {}
+        self._scores = {int(at): score for at, score in scores.items()}
+        return Restored(items.state, about.get(_META, about), step)
 
     def _folder(self, step: int, suffix: str = '') -> Path:
         return self._directory / f'{step}{suffix}'
 
     def _remove_superseded(self, newest: int) -> None:
         whole = [step for step in self.steps() if step not in self._damaged]
-        for step in {*whole[: -self._keep], *self._damaged} - {newest}:
+        superseded = set(whole) - self._keep.kept(whole, self._scores)
+        for step in (superseded | self._damaged) - {newest}:
             # Renamed first: a removal cut short must not leave half a checkpoint.
             self._folder(step).rename(self._folder(step, f'.removed{_UNFINISHED}'))
         self._damaged.clear()
+        self._scores = {at: x for at, x in self._scores.items() if self._folder(at).exists()}
 
     def _remove_leftovers(self) -> None:
         """Removes what a killed save or removal left behind.

@@ -20,6 +20,7 @@ from mrt_jax.training.metrics import MetricsWriter
 from mrt_jax.training.preemption import catch_sigterm
 from mrt_jax.training.progress_line import ProgressLine
 from mrt_jax.training.resources import keeping
+from mrt_jax.training.retention import Retention
 from mrt_jax.training.state import TrainState
 
 
@@ -54,7 +55,7 @@ class LoopConfig:
     Attributes:
         num_steps: steps of the whole run, for the progress line.
         checkpoint_every: steps between checkpoints; the last step is saved in any case.
-        keep_checkpoints: newest ones that are kept.
+        keep_checkpoints, keep_every, keep_best: which are kept, see `Retention`.
         max_skipped_in_a_row: non-finite updates in a row that end the run.
         max_kl: nats a token of the metric `kl` above which the run ends; 0 is no bound.
     """
@@ -64,6 +65,8 @@ class LoopConfig:
     keep_checkpoints: int
     max_skipped_in_a_row: int
     max_kl: float = 0.0
+    keep_every: int = 0
+    keep_best: str = ''
 
 
 def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState | None:
@@ -78,7 +81,8 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
         ResourceError: disk or memory ran out; the last checkpoint is kept.
     """
     store = CheckpointStore(
-        workdir / 'checkpoints', keep=config.keep_checkpoints, every=config.checkpoint_every
+        workdir / 'checkpoints', every=config.checkpoint_every,
+        keep=Retention(config.keep_checkpoints, config.keep_every, config.keep_best),
     )
     with keeping(workdir, store.newest):
         return _run(trainer, config, workdir, store)
@@ -97,7 +101,7 @@ def _run(
         trainer.restore_position(restored.meta)
         if leads():
             print(f'going on from step {done} of {workdir}', file=sys.stderr)
-    saved = done
+    saved, metrics = done, {}
     with (
         CompileClock() as compiling,
         _recording(trainer, config, workdir, done if restored else None) as record,
@@ -129,10 +133,10 @@ def _run(
                     'without the newest if it is too far already'
                 )
             if store.due(done):
-                store.save(done, state, {**trainer.position(), 'streaks': streaks})
-                saved = done
+                store.save(done, state, {**trainer.position(), 'streaks': streaks}, metrics)
+                saved, metrics = done, {}
         if saved != done:
-            store.save(done, state, {**trainer.position(), 'streaks': streaks})
+            store.save(done, state, {**trainer.position(), 'streaks': streaks}, metrics)
     return None if trainer.goes_on(done) else state
 
 

@@ -60,7 +60,7 @@ def train_to_the_end(setup: Setup, config: Any, trainer: Trainer, workdir: Path)
     """
     loop = LoopConfig(
         config.num_steps, config.checkpoint_every, config.keep_checkpoints,
-        config.max_skipped_in_a_row, config.max_kl,
+        config.max_skipped_in_a_row, config.max_kl, config.keep_every, config.keep_best,
     )
     with use_mesh(setup.mesh):
         state = run_loop(trainer, loop, workdir)
