@@ -139,8 +139,13 @@ def _shared() -> ml_collections.ConfigDict:
     config.save_dtype = 'float32'  # of the final policy's files
     config.remat = 'none'  # activations kept for the backward pass: none | dots | full
     config.checkpoint_every = 10  # steps
-    config.keep_checkpoints = 2  # the newest ones; older ones are deleted
+    config.keep_checkpoints = 2  # the newest ones; older ones are deleted, but for the next two
+    config.keep_every = 0  # checkpoints of every so many steps are kept for good; 0: none
+    config.keep_best = ''  # and the best, such as 'max validation_reward' or 'min loss'; '': none
     config.max_skipped_in_a_row = 5  # non-finite steps before the run stops with exit code 3
+    # Nats a token of the metric kl above which the run stops with exit code 3, before checkpoints
+    # of a broken policy push out good ones; recipes here stay below 1. 0: no bound.
+    config.max_kl = 100.0
 
     # Traces.
     config.max_thinking_tokens = 120  # of a thought, which is then ended by force

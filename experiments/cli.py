@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import importlib.util
 import os
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import app, flags, logging
 
-from mrt_jax.errors import InputError, NonFiniteError
+from mrt_jax.errors import DivergedError, InputError, NonFiniteError, ResourceError
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 flags.disclaim_key_flags()  # Flags defined here count as the command's own in its --help.
 
-INPUT_AT_FAULT, NON_FINITE, INTERRUPTED = 2, 3, 130
+INPUT_AT_FAULT, NON_FINITE, GAVE_OUT, INTERRUPTED = 2, 3, 4, 130
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Lets XLA move collectives so that they overlap with computation: JAX's and NVIDIA's advice for
 # several GPUs, off by default. Costs some memory; `=false` in XLA_FLAGS turns it off.
 OVERLAP_FLAG = '--xla_gpu_enable_latency_hiding_scheduler'
@@ -40,7 +42,8 @@ def run(
 
     Args:
         main: the command, called with the program's name once the flags are parsed. It raises
-            `InputError` for code 2 and `NonFiniteError` for code 3, and returns for code 0.
+            `InputError` for code 2, `NonFiniteError` or `DivergedError` for code 3,
+            `ResourceError` for code 4, as does a disk that is full, and returns for code 0.
         pass_on: what arguments begin with that are another command's flags; `main` is given them
             behind the program's name.
         takes_command: what stands behind `--` is a command, which `main` is given in that way.
@@ -69,9 +72,19 @@ def run(
             main(argv)
         except InputError as error:
             _exit(error, INPUT_AT_FAULT)
-        except NonFiniteError as error:
+        except (NonFiniteError, DivergedError) as error:
             _exit(error, NON_FINITE)
+        except ResourceError as error:
+            _exit(error, GAVE_OUT)
         except BaseException as error:
+            if isinstance(error, OSError) and error.errno in _FULL:
+                _exit(
+                    ResourceError(
+                        f'{error.filename or "a file"}: {error.strerror}: make room, or make it '
+                        'writable, and give the same command again'
+                    ),
+                    GAVE_OUT,
+                )
             if not _one_of_several():
                 raise
             traceback.print_exc()

@@ -7,9 +7,10 @@ fail late, at the first damaged record, with whatever exception their reader hap
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 MANIFEST = 'manifest.json'
 _ALGORITHM = 'sha256'
@@ -25,7 +26,7 @@ def write_manifest(folder: Path) -> None:
         _flush_to_disk(file)
     manifest = {'algorithm': _ALGORITHM, 'files': _digests(folder)}
     draft = folder / f'{MANIFEST}.draft'
-    draft.write_text(json.dumps(manifest, indent=1) + '\n', encoding='utf-8')
+    draft.write_text(_text(manifest), encoding='utf-8')
     _flush_to_disk(draft)
     draft.rename(folder / MANIFEST)
 
@@ -37,9 +38,11 @@ def find_damage(folder: Path) -> str | None:
         None if it is whole, else a phrase that names the first file at fault.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding='utf-8'))
+        text = (folder / MANIFEST).read_bytes().decode()
+        manifest = json.loads(text)
         expected = dict(manifest['files'])
-        known = manifest['algorithm'] == _ALGORITHM
+        # As it was written to the last bit, the spaces included.
+        known = manifest['algorithm'] == _ALGORITHM and text == _text(manifest)
     except FileNotFoundError:
         return f'{MANIFEST} is missing, so it was never completed'
     except (OSError, ValueError, KeyError, TypeError):
@@ -70,6 +73,10 @@ def contents_digest(path: Path) -> str:
     files = sorted(file for file in path.iterdir() if file.is_file() and file.name[0] != '.')
     lines = (f'{digest}  {file.name}\n' for file, digest in _in_threads(files))
     return hashlib.sha256(''.join(lines).encode()).hexdigest()
+
+
+def _text(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=1) + '\n'
 
 
 def _files(folder: Path) -> list[Path]:

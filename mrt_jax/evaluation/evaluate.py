@@ -24,8 +24,10 @@ from mrt_jax.sharding.host_data import place
 from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, row_shards, use_mesh
 from mrt_jax.tasks.task import Problem, Task
+from mrt_jax.training.resources import fitting_in_memory
 
 ROLLOUT_DRAWS, PROVER_DRAWS = 0, 1
+_SMALLER = 'lower the rows decoded together, the branches or the thinking budget'
 
 
 def evaluate_policy(
@@ -93,7 +95,10 @@ def evaluate_policy(
         # Empty prompts fill up the last batch; they are not decoded.
         missing = rows - len(chosen)
         tokens = [prompts[problem.id] for problem, _ in chosen] + [[]] * missing
-        with use_mesh(mesh, SAMPLING_RULES):
+        with (
+            use_mesh(mesh, SAMPLING_RULES),
+            fitting_in_memory('evaluation', _SMALLER),
+        ):
             by_row = batch_sharding(mesh, SAMPLING_RULES)
             keys_B = place(_row_keys(seed, chosen, missing), by_row)
             batch = encode_prompts(tokens, slots, policy.pad_id)

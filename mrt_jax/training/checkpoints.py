@@ -8,8 +8,13 @@ All processes of a run save and restore together, in a folder that all of them s
 leads looks after names and digests.
 """
 
+import contextlib
+import errno
+import math
+import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +25,12 @@ from mrt_jax.errors import InputError
 from mrt_jax.manifest import find_damage, write_manifest
 from mrt_jax.sharding.distributed import leads, wait_for_all
 from mrt_jax.sharding.host_data import ask_leader
+from mrt_jax.training.retention import Retention
 
 _UNFINISHED = '.unfinished'
+# Of the JSON item: the run's own object, and the metric of `Retention.best` by step.
+_META, _SCORES = 'run', 'scores'
+_NO_METRICS: Mapping[str, Any] = {}
 
 
 class Restored(NamedTuple):
@@ -43,22 +52,26 @@ class CheckpointStore:
 
     Args:
         directory: where they lie; made by the first save.
-        keep: the newest that stay; older ones go once a newer one has been read back and is whole.
+        keep: which stay; the others go once a newer one has been read back and is whole.
         every: steps between checkpoints, see `due`; 0 means that none is ever due.
 
     Raises:
-        InputError: `keep` or `every` is out of range.
+        InputError: `every` is out of range, or `keep.every` can never be due.
     """
 
-    def __init__(self, directory: str | Path, *, keep: int, every: int) -> None:
-        if keep < 1:
-            raise InputError(f'keep_checkpoints={keep} must be at least 1')
+    def __init__(self, directory: str | Path, *, keep: Retention, every: int) -> None:
         if every < 0:
             raise InputError(f'checkpoint_every={every} must be at least 0')
+        if keep.every and (not every or keep.every % every):
+            raise InputError(
+                f'keep_every={keep.every} must be a multiple of checkpoint_every={every}'
+            )
         self._directory = Path(directory).absolute()
         self._keep = keep
         self._every = every
+        self._scores: dict[int, float] = {}
         self._damaged: set[int] = set()
+        self._known: set[int] = set()
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint belongs behind this step, counted from 1."""
@@ -71,27 +84,61 @@ class CheckpointStore:
         names = (path.name for path in self._directory.iterdir() if path.is_dir())
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
+    def newest(self) -> int:
+        """Step of the newest checkpoint not known to be damaged; 0 without one."""
+        return max(set(self.steps()) - self._damaged, default=0)
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, Any] = _NO_METRICS,
+    ) -> None:
         """Writes a checkpoint and returns when it is on the disk; replaces one of the same step.
 
         Args:
             step: steps done.
             state: pytree of arrays, typed PRNG keys and Python numbers.
             meta: JSON object; its floats come back exactly.
+            metrics: of the step; that of `keep.best` tells whether it is the best.
 
         Raises:
             OSError: it cannot be written, or does not read back as written. Older ones stay.
         """
         if leads():
             self._remove_leftovers()
+            self._warn_of_vanished(step)
+        score = float(metrics.get(self._keep.metric, math.nan))
+        if not math.isnan(score):
+            self._scores[step] = score
+        elif self._keep.metric and leads():
+            logging.warning(
+                'keep_best=%r: step %d has no such metric, so its checkpoint is none of the best',
+                self._keep.best, step,
+            )
+        about = {_META: dict(meta), _SCORES: {str(at): x for at, x in self._scores.items()}}
         wait_for_all('room for a checkpoint')
-        with _checkpointer() as checkpointer:
-            checkpointer.save(self._folder(step, _UNFINISHED), ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
-            ))
-        if leads():
-            self._complete(step)
+        try:
+            with _checkpointer() as checkpointer, _system_errors(self._folder(step)):
+                checkpointer.save(self._folder(step, _UNFINISHED), ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(about)
+                ))
+            if leads():
+                self._complete(step)
+        except OSError:
+            if leads():
+                with contextlib.suppress(OSError):
+                    self._remove_leftovers()  # They take room on a disk that may have none.
+            raise
         wait_for_all('checkpoint complete')
+
+    def _warn_of_vanished(self, step: int) -> None:
+        if vanished := sorted(self._known - set(self.steps())):
+            logging.warning(
+                '%s: somebody has removed the checkpoints of steps %s; saving that of step %d',
+                self._directory, ', '.join(map(str, vanished)), step,
+            )
 
     def _complete(self, step: int) -> None:
         """Gives a checkpoint that has been written its digests and its name."""
@@ -101,10 +148,14 @@ class CheckpointStore:
             folder.rename(self._folder(step, f'.replaced{_UNFINISHED}'))
         unfinished.rename(folder)
         if damage := find_damage(folder):
-            raise OSError(f'{folder}: the checkpoint just written is damaged: {damage}')
+            self._damaged.add(step)
+            raise OSError(
+                errno.EIO, f'the checkpoint just written is damaged: {damage}', str(folder)
+            )
         self._damaged.discard(step)
         self._remove_superseded(step)
         self._remove_leftovers()
+        self._known = set(self.steps())
 
     def restore_latest(self, target: Any) -> Restored | None:
         """Reads the newest checkpoint that is whole, and logs one line for each that is not.
@@ -130,6 +181,7 @@ class CheckpointStore:
                         self._folder(damaged), reason, newest,
                     )
             self._damaged.update(damages)
+            self._known = set(self.steps())
             return restored
         if not damages:
             return None
@@ -163,17 +215,22 @@ class CheckpointStore:
                 f'{folder}: does not hold what this run trains; resume with the config that it was '
                 f'made with, or give another workdir ({" ".join(str(error).split())[:200]})'
             ) from error
-        return Restored(items.state, items.meta, step)
+        about = items.meta
+        scores = about.get(_SCORES, {}) if _META in about else {}
+        self._scores = {int(at): score for at, score in scores.items()}
+        return Restored(items.state, about.get(_META, about), step)
 
     def _folder(self, step: int, suffix: str = '') -> Path:
         return self._directory / f'{step}{suffix}'
 
     def _remove_superseded(self, newest: int) -> None:
         whole = [step for step in self.steps() if step not in self._damaged]
-        for step in {*whole[: -self._keep], *self._damaged} - {newest}:
+        superseded = set(whole) - self._keep.kept(whole, self._scores)
+        for step in (superseded | self._damaged) - {newest}:
             # Renamed first: a removal cut short must not leave half a checkpoint.
             self._folder(step).rename(self._folder(step, f'.removed{_UNFINISHED}'))
         self._damaged.clear()
+        self._scores = {at: x for at, x in self._scores.items() if self._folder(at).exists()}
 
     def _remove_leftovers(self) -> None:
         """Removes what a killed save or removal left behind.
@@ -183,6 +240,18 @@ class CheckpointStore:
         if self._directory.is_dir():
             for path in self._directory.glob(f'*{_UNFINISHED}*'):
                 shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _system_errors(folder: Path) -> Iterator[None]:
+    """Gives what the system has refused to TensorStore as the OSError that it was."""
+    try:
+        yield
+    except ValueError as error:
+        code = re.search(r"os_error_code=\\?'(\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from error
 
 
 def _checkpointer() -> ocp.Checkpointer:

@@ -16,10 +16,17 @@ from mrt_jax.sampling.row_keys import split_by_row
 from mrt_jax.sharding.host_data import place
 from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, use_mesh
 from mrt_jax.tasks.task import Problem
+from mrt_jax.training.resources import fitting_in_memory
 from mrt_jax.training.rl_setup import Setup
 
 # Purposes that a step draws random numbers for.
 _ROLLOUT, _PROVER, _PREFIX, _MORE = range(4)
+
+_SMALLER_ROLLOUTS = (
+    'set rollout_slots below prompts_per_step x group_size, or lower prompts_per_step or '
+    'max_thinking_tokens'
+)
+_SMALLER_PROVER = 'lower branches, max_boundaries or prompts_per_step'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +113,7 @@ def collect_continuations(
     )
     by_row = batch_sharding(setup.mesh, SAMPLING_RULES)
     started = time.monotonic()
-    with use_mesh(setup.mesh, SAMPLING_RULES):
+    with use_mesh(setup.mesh, SAMPLING_RULES), fitting_in_memory('rollouts', _SMALLER_ROLLOUTS):
         experience = explore(
             setup.model, params, setup.reader, place(group.prompts, by_row), group.answers,
             place(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
@@ -169,7 +176,7 @@ def roll_out(
         rows=setup.rows,
     )
     by_row = batch_sharding(setup.mesh, SAMPLING_RULES)
-    with use_mesh(setup.mesh, SAMPLING_RULES):
+    with use_mesh(setup.mesh, SAMPLING_RULES), fitting_in_memory('rollouts', _SMALLER_ROLLOUTS):
         experience = explore(
             setup.model, params, setup.reader, place(prompts, by_row), answers,
             place(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
@@ -189,7 +196,7 @@ def ask_prover(
 ) -> Proof:
     """J at every boundary of a batch of traces, or at those `asked`."""
     by_row = batch_sharding(setup.mesh, SAMPLING_RULES)
-    with use_mesh(setup.mesh, SAMPLING_RULES):
+    with use_mesh(setup.mesh, SAMPLING_RULES), fitting_in_memory('meta-prover', _SMALLER_PROVER):
         return prove(
             setup.model, params, setup.reader, experience, answers,
             place(split_by_row(jax.random.fold_in(key, _PROVER), setup.rows), by_row),
@@ -197,7 +204,6 @@ def ask_prover(
             sampling=setup.sampling, rounds=setup.config.prover_rounds, asked_BE=asked_BE,
             common_draws=setup.config.common_draws,
         )
-
 
 
 def _has_signal(experience: Experience, group_size: int) -> np.ndarray:

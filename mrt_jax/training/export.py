@@ -10,6 +10,7 @@ from mrt_jax.policies.load import load_policy
 from mrt_jax.policies.policy import Policy
 from mrt_jax.training.checkpoints import CheckpointStore
 from mrt_jax.training.objectives import KINDS
+from mrt_jax.training.retention import Retention
 from mrt_jax.training.state import abstract_state
 from mrt_jax.training.whole_run import finished_policy
 
@@ -38,9 +39,7 @@ def read_workdir(workdir: Path) -> Policy:
     if kind is None:
         raise InputError(f'{workdir}: has no policy of its own: give one of the runs in it')
     setup = kind.prepare(config)
-    store = CheckpointStore(
-        workdir / 'checkpoints', keep=config.keep_checkpoints, every=config.checkpoint_every
-    )
+    store = CheckpointStore(workdir / 'checkpoints', keep=Retention(1), every=0)
     restored = store.restore_latest(abstract_state(setup.model, setup.optimizer, setup.mesh))
     if restored is None:
         raise InputError(f'{workdir}: has no checkpoint yet')

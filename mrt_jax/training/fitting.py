@@ -15,6 +15,7 @@ from mrt_jax.policies.policy import Policy
 from mrt_jax.sharding.host_data import place
 from mrt_jax.sharding.rules import batch_sharding
 from mrt_jax.training.objective import SupervisedBatch, supervised_loss
+from mrt_jax.training.resources import SMALLER_UPDATE, fitting_in_memory
 from mrt_jax.training.state import TrainState
 from mrt_jax.training.update import make_update
 from mrt_jax.training.whole_run import Setup
@@ -92,8 +93,9 @@ def make_fit(setup: Setup, config: Any) -> Fit:
         batch = SupervisedBatch(
             packed.tokens_BT, packed.positions_BT, packed.segments_BT, packed.weights_BT
         )
-        state, metrics = update(state, frozen, place(batch, batch_sharding(setup.mesh)))
-        metrics = dict(jax.device_get(metrics))
+        with fitting_in_memory('update', SMALLER_UPDATE):
+            state, metrics = update(state, frozen, place(batch, batch_sharding(setup.mesh)))
+            metrics = dict(jax.device_get(metrics))
         ended = time.monotonic()
         tokens = int((packed.positions_BT >= 0).sum())
         metrics |= {

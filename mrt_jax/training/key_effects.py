@@ -93,6 +93,15 @@ _WEIGHS_MISMATCH = Condition(
     "mismatch.level='none' weighs nothing: set mismatch.level to token or sequence",
 )
 
+_MEASURES_KL = Condition(
+    lambda config: config.kl_coef > 0 or config.updates_per_step > 1,
+    'without kl_coef kl is to the policy that sampled, where the only update of a step begins: set '
+    'kl_coef, or updates_per_step to 2 or more',
+)
+_HAS_NO_KL = Condition(
+    lambda config: False, 'fine-tuning has no policy to measure kl to',
+)
+
 _NEVER = Condition(
     lambda config: False,
     'STaR fine-tunes on the traces that it keeps, without advantages, ratios and penalties',
@@ -117,6 +126,7 @@ CONDITIONS: Mapping[str, Mapping[str, tuple[Condition, ...]]] = {
         'marker': (_SPREADS,),
         'weigh_by_stderr': (_WEIGHS_PROGRESS,),
         'aim_k': (_HAS_AIM,),
+        'max_kl': (_MEASURES_KL,),
         'refresh_prefixes_every': (_HAS_PREFIXES,),
         'prefixes_per_group': (_HAS_PREFIXES,),
         'bonus': (_HAS_PREFIXES,),
@@ -128,7 +138,7 @@ CONDITIONS: Mapping[str, Mapping[str, tuple[Condition, ...]]] = {
         'mismatch.bound': (_WEIGHS_MISMATCH,),
         'mismatch.most': (_WEIGHS_MISMATCH,),
     },
-    'sft': _ALL | {
+    'sft': _ALL | {'max_kl': (_HAS_NO_KL,)} | {
         f'demonstrations.{rate}': (
             Condition(
                 lambda config: not config.demonstrations_file,
@@ -144,7 +154,7 @@ CONDITIONS: Mapping[str, Mapping[str, tuple[Condition, ...]]] = {
             'refresh_prefixes_every', 'prefixes_per_group', 'bonus',
             'dynamic_sampling', 'mask_truncated', 'ratio', 'clip_low', 'clip_high', 'kl_coef',
             'entropy_coef', 'aggregation', 'mismatch.level', 'mismatch.bound', 'mismatch.most',
-            'updates_per_step',
+            'updates_per_step', 'max_kl',
         ),
         (_NEVER,),
     ) | {'branches': (_PROVES,), 'prover_rounds': (_PROVES,), 'common_draws': (_PROVES,)},

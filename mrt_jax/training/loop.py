@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from mrt_jax.errors import NonFiniteError
+from mrt_jax.errors import DivergedError, NonFiniteError
 from mrt_jax.sharding.distributed import leads
 from mrt_jax.training.checkpoints import CheckpointStore
 from mrt_jax.training.compile_clock import CompileClock
@@ -19,6 +19,8 @@ from mrt_jax.training.health import examine
 from mrt_jax.training.metrics import MetricsWriter
 from mrt_jax.training.preemption import catch_sigterm
 from mrt_jax.training.progress_line import ProgressLine
+from mrt_jax.training.resources import keeping
+from mrt_jax.training.retention import Retention
 from mrt_jax.training.state import TrainState
 
 
@@ -53,14 +55,18 @@ class LoopConfig:
     Attributes:
         num_steps: steps of the whole run, for the progress line.
         checkpoint_every: steps between checkpoints; the last step is saved in any case.
-        keep_checkpoints: newest ones that are kept.
+        keep_checkpoints, keep_every, keep_best: which are kept, see `Retention`.
         max_skipped_in_a_row: non-finite updates in a row that end the run.
+        max_kl: nats a token of the metric `kl` above which the run ends; 0 is no bound.
     """
 
     num_steps: int
     checkpoint_every: int
     keep_checkpoints: int
     max_skipped_in_a_row: int
+    max_kl: float = 0.0
+    keep_every: int = 0
+    keep_best: str = ''
 
 
 def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState | None:
@@ -71,10 +77,21 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
 
     Raises:
         NonFiniteError: too many non-finite updates in a row; the last checkpoint is kept.
+        DivergedError: `max_kl` was passed; the last checkpoint is kept.
+        ResourceError: disk or memory ran out; the last checkpoint is kept.
     """
     store = CheckpointStore(
-        workdir / 'checkpoints', keep=config.keep_checkpoints, every=config.checkpoint_every
+        workdir / 'checkpoints', every=config.checkpoint_every,
+        keep=Retention(config.keep_checkpoints, config.keep_every, config.keep_best),
     )
+    with keeping(workdir, store.newest):
+        return _run(trainer, config, workdir, store)
+
+
+def _run(
+    trainer: Trainer, config: LoopConfig, workdir: Path, store: CheckpointStore
+) -> TrainState | None:
+    """See `run_loop`."""
     restored = store.restore_latest(trainer.target)
     if restored is None:
         done, state, streaks = 0, trainer.begin(), {}
@@ -84,7 +101,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
         trainer.restore_position(restored.meta)
         if leads():
             print(f'going on from step {done} of {workdir}', file=sys.stderr)
-    saved = done
+    saved, metrics = done, {}
     with (
         CompileClock() as compiling,
         _recording(trainer, config, workdir, done if restored else None) as record,
@@ -107,11 +124,19 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
                     f'is not finite, the last at step {done}; the checkpoint of step {saved} in '
                     f'{workdir} is good: lower optimizer.learning_rate and go on from it'
                 )
+            kl = float(metrics.get('kl', 0.0))
+            if 0 < config.max_kl < kl:
+                raise DivergedError(
+                    f'kl is {kl:.3g} nats a token at step {done}, above max_kl={config.max_kl:g}; '
+                    f'the checkpoints in {workdir}, up to step {saved}, are kept: lower '
+                    'optimizer.learning_rate or updates_per_step, or raise kl_coef, and go on, '
+                    'without the newest if it is too far already'
+                )
             if store.due(done):
-                store.save(done, state, {**trainer.position(), 'streaks': streaks})
-                saved = done
+                store.save(done, state, {**trainer.position(), 'streaks': streaks}, metrics)
+                saved, metrics = done, {}
         if saved != done:
-            store.save(done, state, {**trainer.position(), 'streaks': streaks})
+            store.save(done, state, {**trainer.position(), 'streaks': streaks}, metrics)
     return None if trainer.goes_on(done) else state
 
 

@@ -1,9 +1,12 @@
 """Metrics of a run: `metrics.jsonl` and TensorBoard event files, without TensorFlow."""
 
+import contextlib
 import dataclasses
+import errno
 import json
 import math
 import numbers
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,6 +63,7 @@ class MetricsWriter:
     def __init__(self, workdir: str | Path, resume_step: int | None) -> None:
         file = Path(workdir) / FILE
         _cut_back(file, resume_step)
+        self._file = file
         self._lines = file.open('a', encoding='utf-8')
         self._events = EventFileWriter(str(workdir))
         # Tells TensorBoard to forget what an interrupted run wrote behind its checkpoint.
@@ -83,7 +87,10 @@ class MetricsWriter:
 
         Raises:
             ValueError: a metric is neither a number nor an exhibit.
+            OSError: they cannot be written, or the file has been removed.
         """
+        if not os.fstat(self._lines.fileno()).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, 'has been removed', str(self._file))
         exhibits = {name: x for name, x in metrics.items() if isinstance(x, Exhibit)}
         metrics = {name: x for name, x in metrics.items() if name not in exhibits}
         # One transfer for all, and as a list, for JAX would sort the names of a dict.
@@ -118,7 +125,9 @@ class MetricsWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        # What could not be written cannot be flushed either, and is known already.
+        with contextlib.suppress(*(() if error is None else (OSError,))):
+            self.close()
 
     def _add_summary(self, step: int, summary: Summary) -> None:
         self._events.add_event(Event(wall_time=time.time(), step=int(step), summary=summary))

@@ -46,7 +46,7 @@ def train(config: Any, workdir: Path) -> bool:
 
     Raises:
         InputError: see `check_config`.
-        NonFiniteError: see `run_loop`.
+        NonFiniteError, DivergedError, ResourceError: see `run_loop`.
     """
     return _kind(config).train(config, workdir)
 

@@ -17,6 +17,7 @@ from mrt_jax.training.loop import Trainer
 from mrt_jax.training.metrics import Histogram
 from mrt_jax.training.objective import policy_loss
 from mrt_jax.training.prefix_pool import PrefixSource
+from mrt_jax.training.resources import SMALLER_UPDATE, fitting_in_memory
 from mrt_jax.training.rl_batch import correct_mismatch, make_batch, regret_of
 from mrt_jax.training.rl_setup import Setup, prepare
 from mrt_jax.training.state import TrainState, abstract_state
@@ -33,7 +34,7 @@ def train_policy(config: Any, workdir: Path) -> bool:
 
     Raises:
         InputError: see `prepare`.
-        NonFiniteError: see `run_loop`.
+        NonFiniteError, DivergedError, ResourceError: see `run_loop`.
     """
     setup = prepare(config)
     optimizer = setup.optimizer
@@ -62,16 +63,17 @@ def train_policy(config: Any, workdir: Path) -> bool:
         else:
             collected = pool.collect(params, number, key)
         collected_at = time.monotonic()
-        batch, metrics = make_batch(setup, collected, reference)
-        if own_logprobs:
-            logprobs_BT = own_logprobs(
-                params, batch.tokens_BT, batch.positions_BT, batch.segments_BT
-            )
-            batch, mismatch = correct_mismatch(batch, logprobs_BT, **config.mismatch)
-            metrics |= mismatch
-        for _ in range(config.updates_per_step):
-            state, update_metrics = update(state, frozen, batch)
-        metrics = jax.device_get(update_metrics | metrics)
+        with fitting_in_memory('update', SMALLER_UPDATE):
+            batch, metrics = make_batch(setup, collected, reference)
+            if own_logprobs:
+                logprobs_BT = own_logprobs(
+                    params, batch.tokens_BT, batch.positions_BT, batch.segments_BT
+                )
+                batch, mismatch = correct_mismatch(batch, logprobs_BT, **config.mismatch)
+                metrics |= mismatch
+            for _ in range(config.updates_per_step):
+                state, update_metrics = update(state, frozen, batch)
+            metrics = jax.device_get(update_metrics | metrics)
         ended = time.monotonic()
         sampled = metrics['sampled_tokens'] + metrics.get('prover_tokens', 0)
         totals['sampled_tokens_total'] += int(sampled)

@@ -146,7 +146,7 @@ def train_star(config: Any, workdir: Path) -> bool:
 
     Raises:
         InputError: see `prepare`; or an iteration has kept nothing.
-        NonFiniteError: see `run_loop`.
+        NonFiniteError, DivergedError, ResourceError: see `run_loop`.
     """
     setup = prepare(config)
     fit = make_fit(setup, config)

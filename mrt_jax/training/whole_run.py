@@ -56,11 +56,11 @@ def train_to_the_end(setup: Setup, config: Any, trainer: Trainer, workdir: Path)
         Whether the last step was reached; else SIGTERM has stopped the run, which can go on.
 
     Raises:
-        NonFiniteError: see `run_loop`.
+        NonFiniteError, DivergedError, ResourceError: see `run_loop`.
     """
     loop = LoopConfig(
         config.num_steps, config.checkpoint_every, config.keep_checkpoints,
-        config.max_skipped_in_a_row,
+        config.max_skipped_in_a_row, config.max_kl, config.keep_every, config.keep_best,
     )
     with use_mesh(setup.mesh):
         state = run_loop(trainer, loop, workdir)

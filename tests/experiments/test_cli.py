@@ -13,9 +13,10 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 from experiments import cli
-from mrt_jax.errors import InputError, NonFiniteError
+from mrt_jax.errors import DivergedError, InputError, NonFiniteError, ResourceError
 
-flags.DEFINE_enum('ending', 'done', ['done', 'input', 'nan', 'bug'], 'How it ends.')
+ENDINGS = ['done', 'input', 'nan', 'far', 'memory', 'disk', 'bug']
+flags.DEFINE_enum('ending', 'done', ENDINGS, 'How it ends.')
 config_flags.DEFINE_config_file('config', None, 'Config.')
 
 def main(argv):
@@ -24,6 +25,9 @@ def main(argv):
     endings = {
         'input': InputError('file.jsonl: line 3\\nis bad'),
         'nan': NonFiniteError('gradients'),
+        'far': DivergedError('kl'),
+        'memory': ResourceError('update: out of\\nmemory'),
+        'disk': OSError(28, 'No space left on device', 'report'),
         'bug': KeyError('bug'),
     }
     if flags.FLAGS.ending in endings:
@@ -86,6 +90,13 @@ def test_other_endings_have_their_codes(folder):
     assert (done.returncode, done.stdout, done.stderr) == (0, 'alpha 1.0\n', '')
     non_finite = run(folder, '--ending=nan')
     assert (non_finite.returncode, non_finite.stderr) == (3, 'gradients\n')
+    far = run(folder, '--ending=far')
+    assert (far.returncode, far.stderr) == (3, 'kl\n')
+    memory = run(folder, '--ending=memory')
+    assert (memory.returncode, memory.stderr) == (4, 'update: out of memory\n')
+    disk = run(folder, '--ending=disk')
+    assert disk.returncode == 4 and disk.stderr.count('\n') == 1
+    assert disk.stderr.startswith('report: No space left on device: make room')
     assert run(folder, '--ending=bug').returncode == 1
     assert (help_text := run(folder, '--help')).returncode == 0
     assert '--config' in help_text.stdout

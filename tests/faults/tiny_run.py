@@ -1,25 +1,28 @@
 """A training run that starts in seconds and has all that a real one must save.
 
-python -m tests.faults.tiny_run WORKDIR [STEPS]
+python -m tests.faults.tiny_run --workdir=DIR [--steps=30]
 
 Its batches come from a random stream whose state is saved, and its metrics hold a running total, so
 a resumed run that forgets either shows it.
 """
 
-import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 
+from experiments import cli
 from mrt_jax.kernels.surrogate import token_weights
 from mrt_jax.models.transformer import init_params
 from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
 from mrt_jax.training.objective import ObjectiveConfig, UpdateBatch, policy_loss
 from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
+from mrt_jax.training.resources import SMALLER_UPDATE, fitting_in_memory
 from mrt_jax.training.state import TrainState, abstract_state, new_state, state_shardings
 from mrt_jax.training.update import make_update
 from tests.tiny import tiny_model
@@ -67,8 +70,10 @@ class Data:
         self._tokens_seen = position['tokens_seen']
 
 
-def train(workdir: Path, steps: int) -> TrainState | None:
-    """Trains the tiny model on random batches."""
+def make_trainer(
+    steps: int, change: Callable[[UpdateBatch, int], UpdateBatch] = lambda batch, number: batch
+) -> Trainer:
+    """Trains the tiny model on random batches, as `change` makes them of batch and step."""
     model, _ = tiny_model()
     mesh = make_mesh()
     optimizer = make_optimizer(OPTIMIZER, steps)
@@ -78,15 +83,19 @@ def train(workdir: Path, steps: int) -> TrainState | None:
     data = Data()
 
     def begin() -> TrainState:
+        data.restore(Data().position())
         make = lambda: new_state(init_params(model, jax.random.key(0)), optimizer)  # noqa: E731
         return jax.jit(make, out_shardings=state_shardings(model, optimizer, mesh))()
 
     def step(state: TrainState, number: int) -> tuple[TrainState, dict[str, Any]]:
         time.sleep(0.02)  # Room for a kill between metrics and checkpoint, and within a step.
-        state, metrics = update(state, {}, data.next())
+        batch = change(data.next(), number)
+        with fitting_in_memory('update', SMALLER_UPDATE):
+            state, metrics = update(state, {}, batch)
+            metrics = jax.device_get(metrics)
         return state, {**metrics, 'tokens_seen': data.tokens_seen}
 
-    trainer = Trainer(
+    return Trainer(
         begin=begin,
         goes_on=lambda done: done < steps,
         target=abstract_state(model, optimizer, mesh),
@@ -95,11 +104,23 @@ def train(workdir: Path, steps: int) -> TrainState | None:
         restore_position=data.restore,
         shown=('loss',),
     )
-    loop = LoopConfig(
-        num_steps=steps, checkpoint_every=3, keep_checkpoints=2, max_skipped_in_a_row=5
+
+
+def loop_config(steps: int) -> LoopConfig:
+    """A checkpoint every three steps, the last two of them kept."""
+    return LoopConfig(
+        num_steps=steps, checkpoint_every=3, keep_checkpoints=2, max_skipped_in_a_row=2,
+        max_kl=20.0,
     )
-    return run_loop(trainer, loop, workdir)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    steps = flags.FLAGS.steps
+    run_loop(make_trainer(steps), loop_config(steps), Path(flags.FLAGS.workdir))
 
 
 if __name__ == '__main__':
-    train(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 30)
+    flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
+    flags.DEFINE_integer('steps', 30, 'Steps of the run.')
+    cli.run(main)

@@ -14,6 +14,7 @@ from mrt_jax.errors import InputError
 from mrt_jax.manifest import MANIFEST, find_damage, write_manifest
 from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.training.checkpoints import CheckpointStore
+from mrt_jax.training.retention import Retention
 
 META = {'data': {'next_batch': 7}, 'seconds': 0.1 + 0.2, 'names': ['a', 'b'], 'none': None}
 
@@ -48,7 +49,7 @@ def assert_same(actual: dict, expected: dict) -> None:
 
 @pytest.fixture
 def store(tmp_path) -> CheckpointStore:
-    return CheckpointStore(tmp_path / 'checkpoints', keep=2, every=10)
+    return CheckpointStore(tmp_path / 'checkpoints', keep=Retention(2), every=10)
 
 
 @pytest.fixture
@@ -105,15 +106,34 @@ def test_retention_keeps_the_newest(store):
     assert sorted(path.name for path in store._directory.iterdir()) == ['20', '30']
 
 
+def test_retention_keeps_the_best_and_every_so_many_over_a_restart(tmp_path, warnings):
+    keep = Retention(1, every=30, best='max reward')
+    rewards = {10: 0.1, 20: 0.9, 30: 0.2, 40: 0.5, 50: None, 60: 0.3, 70: 0.4}
+    left = {40: [20, 30, 40], 50: [20, 30, 50], 60: [20, 30, 60], 70: [20, 30, 60, 70]}
+    for step, reward in rewards.items():
+        store = CheckpointStore(tmp_path, keep=keep, every=10)  # As a restarted process does.
+        restored = store.restore_latest(some_state())
+        assert restored is None or restored.meta == META
+        store.save(step, some_state(step), META, {} if reward is None else {'reward': reward})
+        assert store.steps() == left.get(step, store.steps())
+    assert warnings == [
+        "keep_best='max reward': step 50 has no such metric, so its checkpoint is none of the best"
+    ]
+    store.save(80, some_state(80), META, {'reward': jnp.float32(0.95)})
+    assert store.steps() == [30, 60, 80]
+
+
 def test_due_counts_steps_from_one():
-    due = CheckpointStore('unused', keep=1, every=3).due
+    due = CheckpointStore('unused', keep=Retention(1), every=3).due
     assert [step for step in range(1, 10) if due(step)] == [3, 6, 9]
-    assert not any(map(CheckpointStore('unused', keep=1, every=0).due, range(5)))
+    assert not any(map(CheckpointStore('unused', keep=Retention(1), every=0).due, range(5)))
 
 
-@pytest.mark.parametrize('bad', [dict(keep=0, every=1), dict(keep=1, every=-1)])
+@pytest.mark.parametrize(
+    'bad', [dict(keep=Retention(1), every=-1), dict(keep=Retention(1, every=15), every=10)]
+)
 def test_settings_out_of_range_are_the_users_fault(bad):
-    with pytest.raises(InputError, match='must be at least'):
+    with pytest.raises(InputError, match='must be'):
         CheckpointStore('unused', **bad)
 
 
@@ -134,8 +154,7 @@ def test_the_bits_of_the_manifest_count(tmp_path):
     (tmp_path / 'part').write_bytes(b'some data')
     write_manifest(tmp_path)
     manifest = tmp_path / MANIFEST
-    # The newline at the end carries nothing.
-    for bit in range(0, 8 * (manifest.stat().st_size - 1), 3):
+    for bit in range(0, 8 * manifest.stat().st_size, 7):
         flip_bit(manifest, bit)
         assert find_damage(tmp_path) is not None, bit
         flip_bit(manifest, bit)
@@ -179,7 +198,7 @@ def test_the_damaged_step_can_be_saved_again(store, warnings):
 
 
 def test_a_damaged_checkpoint_takes_no_place_of_a_whole_one(tmp_path, warnings):
-    store = CheckpointStore(tmp_path, keep=1, every=10)
+    store = CheckpointStore(tmp_path, keep=Retention(1), every=10)
     store.save(10, some_state(1.0), META)
     shutil.copytree(tmp_path / '10', tmp_path / '20')
     flip_bit(files_of(store, 20)[-1])
@@ -221,7 +240,7 @@ def test_leftovers_of_killed_saves_are_ignored_and_removed(store):
 
 
 def test_older_checkpoints_outlive_a_save_that_reads_back_wrong(tmp_path, monkeypatch):
-    store = CheckpointStore(tmp_path, keep=1, every=10)
+    store = CheckpointStore(tmp_path, keep=Retention(1), every=10)
     store.save(10, some_state(1.0), META)
     monkeypatch.setattr(
         'mrt_jax.training.checkpoints.find_damage', lambda folder: 'state differs from its digest'

@@ -43,6 +43,7 @@ OTHER = {
     'common_draws': False, 'shrinkage': 'walk', 'aim_k': 3, 'refresh_prefixes_every': 7,
     'prefixes_per_group': 2, 'bonus': 'all',
     'clip_low': 0.11, 'clip_high': 0.12, 'mismatch.bound': 'mask', 'mismatch.most': 3.0,
+    'max_kl': 0.5,
 }
 
 
