@@ -101,10 +101,13 @@ def _trips(line: str, bodies: dict[str, list[str]]) -> int | None:
 
 
 def _computations(program: str) -> dict[str, list[str]]:
-    """Lines of each computation by its name."""
+    """Lines of each computation by its name.
+
+    It ends with a line that is a brace alone: attributes of kernels have lines that begin with one.
+    """
     parts = _COMPUTATION.split(program)[1:]
     return {
-        name: body.partition('\n}')[0].splitlines()
+        name: f'{body}\n'.partition('\n}\n')[0].splitlines()
         for name, body in zip(parts[::2], parts[1::2], strict=True)
     }
 

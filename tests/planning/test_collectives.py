@@ -101,3 +101,21 @@ ENTRY %main.1 (p: bf16[8,4]) -> bf16[16,4] {
     }
     with pytest.raises(ValueError, match='no entry'):
         count_collectives('HloModule m')
+
+
+def test_attributes_of_kernels_do_not_end_a_computation():
+    """Splash attention writes its block sizes over several lines of the program."""
+    program = '''HloModule m
+
+ENTRY %main.1 (p: f32[4]) -> f32[4] {
+  %p = f32[4]{0} parameter(0)
+  %kernel = f32[4]{0} custom-call(%p), frontend_attributes={kernel_metadata={
+"xprof_metadata":"{block_q: 512}"
+}}, metadata={op_name="attention"}
+  ROOT %sum = f32[4]{0} all-reduce(%kernel), to_apply=%add
+}
+
+%other.1 (p.1: f32[8]) -> f32[8] {
+  ROOT %sum.1 = f32[8]{0} all-reduce(%p.1), to_apply=%add
+}'''
+    assert count_collectives(program) == {'all-reduce': {'count': 1, 'bytes': 16}}
