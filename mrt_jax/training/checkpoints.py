@@ -3,21 +3,28 @@
 The only module that knows orbax. A checkpoint is the folder `DIRECTORY/STEP`: the items `state`
 (arrays) and `meta` (JSON) as orbax writes them, and a manifest of digests. It is written under
 another name and renamed when whole, so a killed save leaves nothing that looks like a checkpoint.
+A run in one process goes on while it is written.
 
 All processes of a run save and restore together, in a folder that all of them see; the one that
 leads looks after names and digests.
 """
 
 import contextlib
+import copy
 import errno
 import math
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
@@ -70,6 +77,8 @@ class CheckpointStore:
         self._keep = keep
         self._every = every
         self._scores: dict[int, float] = {}
+        self._writer = ThreadPoolExecutor(1, 'checkpoint')
+        self._pending: Future[None] | None = None
         self._damaged: set[int] = set()
         self._known: set[int] = set()
 
@@ -95,7 +104,23 @@ class CheckpointStore:
         meta: Mapping[str, Any],
         metrics: Mapping[str, Any] = _NO_METRICS,
     ) -> None:
-        """Writes a checkpoint and returns when it is on the disk; replaces one of the same step.
+        """Writes a checkpoint and returns when it is on the disk; see `start_save`."""
+        self.start_save(step, state, meta, metrics)
+        self.finish_save()
+
+    def start_save(
+        self,
+        step: int,
+        state: Any,
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, Any] = _NO_METRICS,
+    ) -> None:
+        """Begins to write a checkpoint; replaces one of the same step.
+
+        On return the arrays have been copied off the devices, so the state may be donated. All else
+        happens behind it, and the checkpoint has its name when `finish_save` returns, or the next
+        save has begun. Several processes have written it on return: they meet while they do, which
+        must not get between the meetings of their next step.
 
         Args:
             step: steps done.
@@ -104,11 +129,10 @@ class CheckpointStore:
             metrics: of the step; that of `keep.best` tells whether it is the best.
 
         Raises:
-            OSError: it cannot be written, or does not read back as written. Older ones stay.
+            OSError: this one or the one before cannot be written, or does not read back as written.
+                Older ones stay.
         """
-        if leads():
-            self._remove_leftovers()
-            self._warn_of_vanished(step)
+        self.finish_save()
         score = float(metrics.get(self._keep.metric, math.nan))
         if not math.isnan(score):
             self._scores[step] = score
@@ -117,7 +141,53 @@ class CheckpointStore:
                 'keep_best=%r: step %d has no such metric, so its checkpoint is none of the best',
                 self._keep.best, step,
             )
-        about = {_META: dict(meta), _SCORES: {str(at): x for at, x in self._scores.items()}}
+        scores = {str(at): x for at, x in self._scores.items()}
+        about = {_META: copy.deepcopy(dict(meta)), _SCORES: scores}
+        if jax.process_count() > 1:
+            self._write(step, state, about)
+        else:
+            self._pending = self._writer.submit(
+                self._write, step, jax.tree.map(_copied, state), about
+            )
+
+    def finish_save(self) -> None:
+        """Returns when what was begun is on the disk.
+
+        Raises:
+            OSError: see `start_save`.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def check_save(self) -> None:
+        """Raises what `finish_save` would, if that is known by now; waits for nothing."""
+        if self._pending is not None and self._pending.done():
+            self.finish_save()
+
+    def __enter__(self) -> 'CheckpointStore':
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.finish_save()
+        except OSError as unsaved:
+            if error is None:
+                raise
+            # The run ends for another reason, which is the one to say last.
+            logging.warning('%s: a checkpoint could not be written: %s', self._directory, unsaved)
+        finally:
+            self._writer.shutdown()
+
+    def _write(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
+        if leads():
+            self._remove_leftovers()
+            self._warn_of_vanished(step)
         wait_for_all('room for a checkpoint')
         try:
             with _checkpointer() as checkpointer, _system_errors(self._folder(step)):
@@ -171,6 +241,7 @@ class CheckpointStore:
             InputError: there are checkpoints but none is whole, or the newest whole one does not
                 fit the target.
         """
+        self.finish_save()
         newest, damages = ask_leader(self._find_newest)
         if newest is not None:
             restored = self._read(newest, target)
@@ -240,6 +311,16 @@ class CheckpointStore:
         if self._directory.is_dir():
             for path in self._directory.glob(f'*{_UNFINISHED}*'):
                 shutil.rmtree(path)
+
+
+def _copied(leaf: Any) -> Any:
+    """A leaf that nothing else holds: arrays on the host, keys where they are."""
+    if not isinstance(leaf, jax.Array | np.ndarray):
+        return leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = np.array(jax.random.key_data(leaf))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return np.array(leaf)
 
 
 @contextlib.contextmanager

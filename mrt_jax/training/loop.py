@@ -84,7 +84,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
         workdir / 'checkpoints', every=config.checkpoint_every,
         keep=Retention(config.keep_checkpoints, config.keep_every, config.keep_best),
     )
-    with keeping(workdir, store.newest):
+    with keeping(workdir, store.newest), store:
         return _run(trainer, config, workdir, store)
 
 
@@ -117,24 +117,28 @@ def _run(
             health = examine(streaks, metrics)
             streaks, metrics['warnings'] = health.streaks, health.in_force
             record(done, metrics, health.begun)
+            store.check_save()
             # A state with a skipped update still holds the last good parameters.
             if int(state.skipped_in_a_row) >= config.max_skipped_in_a_row:
+                store.finish_save()
                 raise NonFiniteError(
                     f'{config.max_skipped_in_a_row} updates in a row had a loss or gradient that '
-                    f'is not finite, the last at step {done}; the checkpoint of step {saved} in '
-                    f'{workdir} is good: lower optimizer.learning_rate and go on from it'
+                    f'is not finite, the last at step {done}; the checkpoint of step '
+                    f'{store.newest()} in {workdir} is good: lower optimizer.learning_rate and go '
+                    'on from it'
                 )
             kl = float(metrics.get('kl', 0.0))
             if 0 < config.max_kl < kl:
+                store.finish_save()
                 raise DivergedError(
                     f'kl is {kl:.3g} nats a token at step {done}, above max_kl={config.max_kl:g}; '
-                    f'the checkpoints in {workdir}, up to step {saved}, are kept: lower '
+                    f'the checkpoints in {workdir}, up to step {store.newest()}, are kept: lower '
                     'optimizer.learning_rate or updates_per_step, or raise kl_coef, and go on, '
                     'without the newest if it is too far already'
                 )
             if store.due(done):
-                store.save(done, state, {**trainer.position(), 'streaks': streaks}, metrics)
-                saved, metrics = done, {}
+                store.start_save(done, state, {**trainer.position(), 'streaks': streaks}, metrics)
+                saved = done
         if saved != done:
             store.save(done, state, {**trainer.position(), 'streaks': streaks}, metrics)
     return None if trainer.goes_on(done) else state

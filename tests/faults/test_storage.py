@@ -13,6 +13,8 @@ from absl import logging
 
 from mrt_jax.errors import InputError, ResourceError
 from mrt_jax.manifest import find_damage
+from mrt_jax.training import loop
+from mrt_jax.training.checkpoints import CheckpointStore
 from mrt_jax.training.loop import run_loop
 from mrt_jax.training.workdir import check_workdir
 from tests.faults.kill import metrics_without_clocks
@@ -51,11 +53,26 @@ def mount(*arguments):
     subprocess.run(['mount', *map(str, arguments)], check=True)
 
 
-def with_fault(trainer, fault):
+@pytest.fixture
+def settle(monkeypatch):
+    """Waits for the checkpoint that the run is writing."""
+    stores = []
+
+    class Noted(CheckpointStore):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            stores.append(self)
+
+    monkeypatch.setattr(loop, 'CheckpointStore', Noted)
+    return lambda: stores[-1].finish_save()
+
+
+def with_fault(trainer, settle, fault):
     """The trainer; the fault happens in step `FAULT_AT`, before its metrics are written."""
 
     def step(state, number):
         if number == FAULT_AT:
+            settle()
             fault()
         return trainer.step(state, number)
 
@@ -67,17 +84,20 @@ def assert_goes_on(trainer, workdir, expected):
     assert metrics_without_clocks(workdir) == expected
 
 
-@pytest.mark.parametrize('left, what', [(0, 'metrics.jsonl|disk'), (24_000, 'checkpoints/6')])
-def test_a_full_disk(disk, trainer, expected, left, what):
+@pytest.mark.parametrize(
+    # In the second the run goes on while the checkpoint fails, and may be the first to tell.
+    'left, what', [(0, 'metrics.jsonl|disk'), (24_000, 'checkpoints/6|metrics.jsonl|disk')]
+)
+def test_a_full_disk(disk, trainer, settle, expected, left, what):
     filler = disk / 'filler'
 
     def fill():
         free = os.statvfs(disk)
         filler.write_bytes(bytes(free.f_bavail * free.f_bsize - left))
 
-    said = f'{what}: No space left on device: make room there; .* of step {KEPT} in {disk}'
+    said = f'({what}): No space left on device: make room there; .* of step {KEPT} in {disk}'
     with pytest.raises(ResourceError, match=said):
-        run_loop(with_fault(trainer, fill), loop_config(STEPS), disk)
+        run_loop(with_fault(trainer, settle, fill), loop_config(STEPS), disk)
     folder = disk / 'checkpoints'
     assert [path.name for path in folder.iterdir()] == [str(KEPT)]  # Nothing takes room in vain.
     assert find_damage(folder / str(KEPT)) is None
@@ -85,7 +105,7 @@ def test_a_full_disk(disk, trainer, expected, left, what):
     assert_goes_on(trainer, disk, expected)
 
 
-def test_a_folder_that_becomes_read_only(tmp_path, trainer, expected):
+def test_a_folder_that_becomes_read_only(tmp_path, trainer, settle, expected):
     folder = tmp_path / 'checkpoints'
 
     def protect():
@@ -94,7 +114,7 @@ def test_a_folder_that_becomes_read_only(tmp_path, trainer, expected):
 
     try:
         with pytest.raises(ResourceError, match='Read-only file system: make it writable; '):
-            run_loop(with_fault(trainer, protect), loop_config(STEPS), tmp_path)
+            run_loop(with_fault(trainer, settle, protect), loop_config(STEPS), tmp_path)
         with pytest.raises(InputError, match=r'cannot be written to \(Read-only file system\)'):
             check_workdir(folder)
     finally:
@@ -103,19 +123,19 @@ def test_a_folder_that_becomes_read_only(tmp_path, trainer, expected):
     assert_goes_on(trainer, tmp_path, expected)
 
 
-def test_checkpoints_that_vanish(tmp_path, trainer, expected, monkeypatch):
+def test_checkpoints_that_vanish(tmp_path, trainer, settle, expected, monkeypatch):
     lines: list[str] = []
     monkeypatch.setattr(logging, 'warning', lambda text, *args: lines.append(text % args))
-    faulty = with_fault(trainer, lambda: shutil.rmtree(tmp_path / 'checkpoints'))
+    faulty = with_fault(trainer, settle, lambda: shutil.rmtree(tmp_path / 'checkpoints'))
     run_loop(faulty, loop_config(STEPS), tmp_path)
     assert len(lines) == 1 and f'somebody has removed the checkpoints of steps {KEPT}; ' in lines[0]
     assert checkpoint_steps(tmp_path) == [6, 9]
     assert metrics_without_clocks(tmp_path) == expected
 
 
-def test_a_workdir_that_vanishes(tmp_path, trainer):
+def test_a_workdir_that_vanishes(tmp_path, trainer, settle):
     workdir = tmp_path / 'run'
     workdir.mkdir()
-    faulty = with_fault(trainer, lambda: shutil.rmtree(workdir))
+    faulty = with_fault(trainer, settle, lambda: shutil.rmtree(workdir))
     with pytest.raises(ResourceError, match='metrics.jsonl: has been removed: bring it back; '):
         run_loop(faulty, loop_config(STEPS), workdir)

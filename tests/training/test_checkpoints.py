@@ -123,6 +123,39 @@ def test_retention_keeps_the_best_and_every_so_many_over_a_restart(tmp_path, war
     assert store.steps() == [30, 60, 80]
 
 
+def test_a_save_holds_the_state_of_its_moment(store):
+    """What is donated or changed behind its start does not reach the checkpoint."""
+    state, meta = {'x': jnp.arange(1e6), 'y': np.zeros(3)}, {'seen': {'steps': 1}}
+    store.start_save(10, state, meta)
+    state['y'][:] = 7
+    meta['seen']['steps'] = 2
+    jax.block_until_ready(jax.jit(lambda x: x + 1, donate_argnums=0)(state.pop('x')))
+    store.finish_save()
+    restored = store.restore_latest({'x': jnp.zeros(1000000), 'y': np.ones(3)})
+    np.testing.assert_array_equal(restored.state['x'], np.arange(1e6, dtype=np.float32))
+    np.testing.assert_array_equal(restored.state['y'], np.zeros(3))
+    assert restored.meta == {'seen': {'steps': 1}}
+
+
+def test_an_error_of_a_save_behind_the_run_is_not_lost(store, warnings, monkeypatch):
+    store.save(10, some_state(1.0), META)
+
+    def refuse(folder):
+        raise OSError(28, 'No space left on device', str(folder))
+
+    with monkeypatch.context() as patch:
+        patch.setattr('mrt_jax.training.checkpoints.write_manifest', refuse)
+        for ask in (store.finish_save, lambda: store.start_save(30, some_state(), META)):
+            store.start_save(20, some_state(2.0), META)
+            with pytest.raises(OSError, match='No space left'):
+                ask()
+        store.start_save(20, some_state(2.0), META)
+        with pytest.raises(KeyError, match='another'), store:
+            raise KeyError('another')
+    assert len(warnings) == 1 and 'No space left' in warnings[0]
+    assert [path.name for path in store._directory.iterdir()] == ['10']
+
+
 def test_due_counts_steps_from_one():
     due = CheckpointStore('unused', keep=Retention(1), every=3).due
     assert [step for step in range(1, 10) if due(step)] == [3, 6, 9]
