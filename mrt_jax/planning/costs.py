@@ -81,9 +81,8 @@ def render(programs: dict[str, dict[str, Any]]) -> str:
         f'|{" --- |" * 14}',
     ]
     for name, costs in programs.items():
-        kernels = told = '?'
+        kernels, told = costs['attention_kernels'], '?'
         if costs['collectives'] is not None:
-            kernels = costs['attention_kernels']
             told = f'{told_bytes(costs["collectives"]) / 1e9:.3g}'
         contents = costs['held_bytes_by_content']
         gib = ' | '.join(
@@ -93,7 +92,7 @@ def render(programs: dict[str, dict[str, Any]]) -> str:
         lines.append(
             f'| {name} | {costs["held_bytes"] / 2**30:.1f} '
             f'| {costs["device_memory_bytes"] / 2**30:.0f} | {gib} '
-            f'| {"yes" if costs["fits"] else "no"} | {kernels} '
+            f'| {"yes" if costs["fits"] else "no"} | {"?" if kernels is None else kernels} '
             f'| {costs["flops"] / 1e12:.3g} | {costs["bytes_accessed"] / 1e9:.3g} '
             f'| {told} | {costs["estimated_seconds"]:.3g} | {costs["bound"]} |'
         )

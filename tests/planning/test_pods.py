@@ -9,7 +9,7 @@ from jax.sharding import AbstractMesh
 
 from configs import pods
 from mrt_jax.models.config import from_hf
-from mrt_jax.planning.programs import device_bytes, placed_params
+from mrt_jax.planning.programs import device_bytes, longest_trace, placed_params
 from mrt_jax.sharding.mesh import AXES
 from mrt_jax.training.network import make_network
 from mrt_jax.training.rl_setup import rows_of_update
@@ -22,6 +22,8 @@ POLICIES = {
     'llama_8b_v6e_16': 'llama_3_1_8b',
 }
 CHIPS = {name: 4 if name == 'qwen_1_5b_v5p_8' else 16 for name in pods.SLICES}
+# Those whose three programs have been planned, see the README beside the plans.
+PLANNED = ('qwen_1_5b_v5e_16', 'qwen_1_5b_v5p_8', 'qwen_7b_v5p_32')
 # Elements of the whole networks, as their makers state them in billions.
 BILLIONS = {
     'r1_distill_qwen_1_5b': 1.78, 'r1_distill_qwen_7b': 7.62, 'llama_3_1_8b': 8.03,
@@ -65,13 +67,37 @@ def test_parameters_on_each_chip_are_those_by_hand(variant):
     assert device_bytes(placed_params(model, mesh)) == by_hand
 
 
+@pytest.mark.parametrize('variant', PLANNED)
+def test_the_plan_of_a_slice_fits_and_reports_those_parameters(variant):
+    """What `experiments.plan` has written for the config as it is now."""
+    config, shape = pods.get_config(variant), read_shape(variant)
+    planned = json.loads((PLANS / f'{variant}.json').read_text())['slice']
+    assert planned['mesh'] == {axis: config.mesh[axis] for axis in AXES}
+    assert planned['rows'] == config.prompts_per_step * config.group_size
+    assert [*planned['programs']] == ['rollouts', 'prover', 'update']
+    by_hand = bytes_by_hand(shape, config.mesh.fsdp, config.mesh.tensor)
+    tokens = longest_trace(config)
+    heads = shape['num_key_value_heads']
+    head = shape['hidden_size'] // shape['num_attention_heads']
+    # Keys and values in bfloat16, and the position of each token in int32.
+    cache = 4 * shape['num_hidden_layers'] * heads * head // config.mesh.tensor + 4
+    for name, costs in planned['programs'].items():
+        assert costs['fits'] and costs['held_bytes'] < costs['device_memory_bytes']
+        contents = costs['held_bytes_by_content']
+        assert contents['parameters'] == by_hand
+        rows = 0 if name == 'update' else planned['rows'] // config.mesh.fsdp
+        assert contents['cache'] == rows * tokens * cache
+    # Prompts are read, and gradients computed, by the TPU's attention kernel.
+    kernels = planned['programs']['update']['attention_kernels']
+    assert kernels is None if variant == 'qwen_1_5b_v5e_16' else kernels >= 3
+
+
 @pytest.mark.parametrize('variant', pods.SLICES)
 def test_the_longest_trace_fits_a_row_and_rows_their_devices(variant):
     config = pods.get_config(variant)
     shards = math.prod(config.mesh[axis] for axis in ('data', 'fsdp'))
     rows = config.prompts_per_step * config.group_size
     assert rows % shards == 0 and config.microbatch_rows % shards == 0
-    longest = config.max_prompt_tokens + config.max_thinking_tokens + 16 + config.max_answer_tokens
     # One trace a row, and no row is empty.
-    assert rows_of_update(config, longest) == rows and config.row_tokens % 512 == 0
+    assert rows_of_update(config, longest_trace(config)) == rows and config.row_tokens % 512 == 0
     assert config.evaluation.budgets[-1] == config.max_thinking_tokens
