@@ -217,3 +217,10 @@ def test_a_baseline_that_is_no_arm_is_refused(config, tmp_path):
     other.reference_arm = 'length_penalty'
     with pytest.raises(InputError, match="reference_arm='length_penalty'"):
         compare(other, tmp_path)
+
+
+def test_several_processes_are_refused(config, tmp_path, monkeypatch):
+    monkeypatch.setattr('jax.process_count', lambda: 2)
+    with pytest.raises(InputError, match='runs in one process, and there are 2: train its arms'):
+        compare(config, tmp_path)
+    assert not list(tmp_path.iterdir())
