@@ -130,7 +130,8 @@ def _shared() -> ml_collections.ConfigDict:
     config.termination = ''  # what the meta-prover puts behind a cut thought; '': the task's
     config.conclusion = ''  # what it puts behind a complete thought; '': the task's
     # Devices along the axes of the mesh: data and fsdp share out rows, fsdp parameters too, tensor
-    # heads and widths, sequence the tokens of a row. One may be -1, the devices that are left.
+    # heads and widths, sequence the tokens of a row in updates and rows while they are sampled. One
+    # may be -1, the devices that are left.
     config.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1, sequence=1))
     config.compute_dtype = 'float32'  # of activations and matrix products: float32 | bfloat16
     config.attention = 'auto'  # kernel of whole rows: auto (by backend) | plain | splash | cudnn
@@ -144,7 +145,8 @@ def _shared() -> ml_collections.ConfigDict:
     config.keep_best = ''  # and the best, such as 'max validation_reward' or 'min loss'; '': none
     config.max_skipped_in_a_row = 5  # non-finite steps before the run stops with exit code 3
     # Nats a token of the metric kl above which the run stops with exit code 3, before checkpoints
-    # of a broken policy push out good ones; recipes here stay below 1. 0: no bound.
+    # of a broken policy push out good ones; recipes here stay below 1. One token whose probability
+    # has fallen to nothing can carry a mean, so set it far above what is usual. 0: no bound.
     config.max_kl = 100.0
 
     # Traces.

@@ -40,7 +40,7 @@ from mrt_jax.methods.experience import Experience, prove
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.sampling.row_keys import split_by_row
 from mrt_jax.sampling.sampler import Rollout
-from mrt_jax.sharding.rules import use_mesh
+from mrt_jax.sharding.rules import SAMPLING_RULES, use_mesh
 from mrt_jax.training.collect import roll_out
 from mrt_jax.training.rl_batch import vote_numbers
 from mrt_jax.training.rl_setup import Setup, prepare
@@ -101,7 +101,7 @@ def measure(config: Any, repeats: int, directions: int) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     params = setup.policy.params
     problems = next(ProblemIterator(setup.problems, config.prompts_per_step, config.seed))
-    with use_mesh(setup.mesh):
+    with use_mesh(setup.mesh, SAMPLING_RULES):
         experience, gold = roll_out(setup, params, problems, jax.random.fold_in(key, _ROLLOUT))
         answers = {
             name: ask(setup, experience, gold, repeats, jax.random.fold_in(key, purpose), **how)

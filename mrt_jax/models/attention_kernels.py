@@ -26,10 +26,10 @@ from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.logical_axes import axis_in_use
 
 KERNELS = ('plain', 'splash', 'cudnn')
-ROW_MULTIPLE = 128  # Tokens of a row that a kernel takes; other rows are attended to plainly.
+ROW_MULTIPLE = 128  # Tokens on a device of a row that a kernel takes, see `takes`.
 
 
-def fastest_kernel(platform: str, config: ModelConfig, *, splits_tokens: bool = False) -> str:
+def fastest_kernel(platform: str, config: ModelConfig, *, tokens_split: bool = False) -> str:
     """The kernel for a backend's name and a network, on a mesh that splits tokens or not.
 
     cuDNN caps no scores, and its queries begin where its keys do; so networks that cap (Gemma 2)
@@ -37,19 +37,23 @@ def fastest_kernel(platform: str, config: ModelConfig, *, splits_tokens: bool = 
     """
     if platform == 'tpu':
         return 'splash'
-    fits = config.attention_cap is None and not splits_tokens
+    fits = config.attention_cap is None and not tokens_split
     return 'cudnn' if platform == 'gpu' and fits else 'plain'
 
 
-def splits_tokens(length: int) -> bool:
-    """Whether the mesh in use splits rows of so many tokens."""
+def splits_tokens(rows: int, length: int) -> bool:
+    """Whether the mesh in use splits the tokens of so many rows of this length, evenly."""
     parts = axis_in_use('tokens')
-    return parts > 1 and length % parts == 0
+    return parts > 1 and length % parts == 0 and rows % axis_in_use('rows') == 0
 
 
-def takes(kernel: str, length: int) -> bool:
-    """Whether a kernel other than 'plain' takes rows of so many tokens, on the mesh in use."""
-    return kernel != 'plain' and length % (ROW_MULTIPLE * axis_in_use('tokens')) == 0
+def takes(kernel: str, rows: int, length: int) -> bool:
+    """Whether a kernel other than 'plain' takes so many rows of this length on the mesh in use.
+
+    A device has whole rows, and `ROW_MULTIPLE` tokens of each or a multiple of that.
+    """
+    multiple = ROW_MULTIPLE * axis_in_use('tokens')
+    return kernel != 'plain' and length % multiple == 0 and rows % axis_in_use('rows') == 0
 
 
 def attend_to_self(
@@ -67,8 +71,8 @@ def attend_to_self(
 
     Args:
         kernel: of `KERNELS`, except 'plain'.
-        q_XHTC: rotated queries; query head h reads key-value head h // (H / K). T is a multiple of
-            `ROW_MULTIPLE`, see `takes`.
+        q_XHTC: rotated queries; query head h reads key-value head h // (H / K). Rows and tokens
+            are as `takes` wants them.
         k_XKTC, v_XKTC: keys and values.
         segments_XT: int32; consecutive tokens of one number see each other.
         window: tokens back that a query sees, its own included; None for all.

@@ -146,8 +146,8 @@ class Block(nn.Module):
         heads, kv_heads = (c.num_heads, c.head_width), (c.num_kv_heads, c.head_width)
         # Both writes to the residual stream start smaller the more layers there are.
         depth_scale = (2 * c.num_layers) ** -0.5
-        # One axis of rows and tokens, which only whole rows can share.
-        x_ND = x_XTD if splits_tokens(length) else x_XTD.reshape(-1, c.width)
+        # One axis N of rows and tokens, unless devices split tokens: then [X, T] stay two.
+        x_ND = x_XTD if splits_tokens(rows, length) else x_XTD.reshape(-1, c.width)
         rotation_XT, visible_parts = views[0]
         if is_local is not None:
             rotation_XT, visible_parts = jax.tree.map(
@@ -171,7 +171,7 @@ class Block(nn.Module):
         new_kv = k_XKTC, v_XKTC
         if self.kernel != 'plain':
             mixed_XHTC = self._run_kernel(q_XHTC, *new_kv, *visible_parts, is_local)
-        elif room is None and not context_kv and splits_tokens(length):
+        elif room is None and not context_kv and splits_tokens(rows, length):
             mixed_XHTC = attend_split(
                 q_XHTC, *new_kv, *visible_parts, scale=c.score_scale, cap=c.attention_cap
             )
@@ -230,8 +230,8 @@ class Transformer(nn.Module):
         remat: what the backward pass recomputes, a key of `REMAT_POLICIES`.
         param_dtype: of the parameters; adapters are float32.
         lora_rank: rank of the adapter of every linear layer, see `models.lora`; 0 for none.
-        kernel: of rows that attend to themselves only, see `attention_kernels`; rows whose length
-            is no multiple of 128 are attended to plainly.
+        kernel: of rows that attend to themselves only, see `attention_kernels`; rows that
+            `attention_kernels.takes` turns down are attended to plainly.
     """
 
     config: ModelConfig
@@ -293,7 +293,7 @@ class Transformer(nn.Module):
             )
 
         stacked = not (contexts or room or isinstance(self.get_variable('params', 'layers'), tuple))
-        kernel = self.kernel if stacked and takes(self.kernel, tokens_XT.shape[1]) else 'plain'
+        kernel = self.kernel if stacked and takes(self.kernel, *tokens_XT.shape) else 'plain'
 
         def view(local: bool) -> View:
             turn = rotation(c, positions_XT, local=local)

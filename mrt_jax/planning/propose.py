@@ -15,7 +15,7 @@ from mrt_jax.planning.programs import (
     longest_trace,
     topology_mesh,
 )
-from mrt_jax.sharding.mesh import row_shards
+from mrt_jax.sharding.rules import SAMPLING_RULES, row_shards
 
 TRIES = 4  # Compiled sizes a key, that of the config included.
 LARGEST_BATCH = 64  # Times the config's that are tried at most.
@@ -115,7 +115,7 @@ def propose(
     """
     mesh = topology_mesh(topology, dict(config.mesh))
     memory = find_chip(topology).memory_bytes
-    shards = row_shards(mesh)
+    shards = row_shards(mesh, SAMPLING_RULES)
     room = model_config.max_positions - longest_trace(config) + config.max_thinking_tokens
     searches = {
         'prompts_per_step': (

@@ -12,7 +12,7 @@ from mrt_jax.kernels.logprobs import token_logprobs
 from mrt_jax.models.transformer import Transformer, unembedding
 from mrt_jax.policies.buckets import batches_by_length
 from mrt_jax.policies.policy import Policy
-from mrt_jax.sharding.rules import batch_sharding, row_shards, use_mesh
+from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, row_shards, use_mesh
 
 _CHUNK = 512  # Positions whose logits exist at a time.
 
@@ -31,14 +31,16 @@ def score_sequences(
         policy: its parameters lie on the devices of `mesh`.
         model: the policy's network.
         sequences: token ids, at least one each and no more than `policy.config.max_positions`.
-        mesh: devices; the rows of a batch are spread over its axes 'data' and 'fsdp'.
+        mesh: devices; the rows of a batch are spread over all of its axes but 'tensor'.
         batch_size: rows scored together, rounded up to a multiple of those axes' devices.
 
     Yields:
         (index of a sequence of n tokens, n - 1 natural logarithms of
         p(tokens[i + 1] | tokens[: i + 1])), in the order in which batches finish.
     """
-    rows = -(-batch_size // row_shards(mesh)) * row_shards(mesh)
+    shards = row_shards(mesh, SAMPLING_RULES)
+    rows = -(-batch_size // shards) * shards
+    by_row = batch_sharding(mesh, SAMPLING_RULES)
     for slots, indices in batches_by_length([len(s) for s in sequences], lambda _: rows):
         tokens_BT = np.full((rows, slots), policy.pad_id, np.int32)
         positions_BT = np.full((rows, slots), -1, np.int32)
@@ -46,8 +48,8 @@ def score_sequences(
             length = len(sequences[index])
             tokens_BT[row, :length] = sequences[index]
             positions_BT[row, :length] = np.arange(length)
-        tokens_BT, positions_BT = jax.device_put((tokens_BT, positions_BT), batch_sharding(mesh))
-        with use_mesh(mesh):
+        tokens_BT, positions_BT = jax.device_put((tokens_BT, positions_BT), by_row)
+        with use_mesh(mesh, SAMPLING_RULES):
             logprobs_BT = _next_token_logprobs(model, policy.params, tokens_BT, positions_BT)
         logprobs_BT = np.asarray(logprobs_BT)
         for row, index in enumerate(indices):

@@ -133,7 +133,7 @@ def _propose(sizes: dict[str, int], devices: int) -> dict[str, int]:
 
 
 def _fitting(
-    sizes: dict[str, int], largest: dict[str, int], rows: int | None, row_axes: Sequence[str]
+    sizes: dict[str, int], largest: dict[str, int], rows: int | None, splits_rows: Sequence[str]
 ) -> dict[str, int]:
     """Sizes reduced to what the model allows, with the devices set free given to `data`."""
     fitting = sizes | largest
@@ -141,7 +141,7 @@ def _fitting(
         fitting[axis] for axis in AXES if axis != 'data'
     )
     if rows is not None:
-        for axis in reversed(row_axes):
+        for axis in reversed(splits_rows):
             fitting[axis] = math.gcd(fitting[axis], rows)
             rows //= fitting[axis]
     return fitting

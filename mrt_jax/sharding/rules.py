@@ -31,7 +31,7 @@ RULES: Rules = MappingProxyType({
     # Activations.
     'rows': ('data', 'fsdp'),
     'tokens': 'sequence',
-    'pieces': ('sequence', 'data', 'fsdp'),  # What one device has of each row, first all first.
+    'pieces': ('sequence', 'data', 'fsdp'),  # Parts of rows: all first ones, then all second ones.
 })
 SAMPLING_RULES: Rules = MappingProxyType(
     {**RULES, 'rows': ('data', 'fsdp', 'sequence'), 'tokens': None}

@@ -32,9 +32,10 @@ from mrt_jax.errors import InputError
 from mrt_jax.manifest import find_damage, write_manifest
 from mrt_jax.sharding.distributed import leads, wait_for_all
 from mrt_jax.sharding.host_data import ask_leader
-from mrt_jax.training.retention import Retention
+from mrt_jax.training.retention import Retention, check_every
 
 _UNFINISHED = '.unfinished'
+_REPLACED = f'.replaced{_UNFINISHED}'
 # Of the JSON item: the run's own object, and the metric of `Retention.best` by step.
 _META, _SCORES = 'run', 'scores'
 _NO_METRICS: Mapping[str, Any] = {}
@@ -67,12 +68,7 @@ class CheckpointStore:
     """
 
     def __init__(self, directory: str | Path, *, keep: Retention, every: int) -> None:
-        if every < 0:
-            raise InputError(f'checkpoint_every={every} must be at least 0')
-        if keep.every and (not every or keep.every % every):
-            raise InputError(
-                f'keep_every={keep.every} must be a multiple of checkpoint_every={every}'
-            )
+        check_every(every, keep)
         self._directory = Path(directory).absolute()
         self._keep = keep
         self._every = every
@@ -133,7 +129,7 @@ class CheckpointStore:
                 Older ones stay.
         """
         self.finish_save()
-        score = float(metrics.get(self._keep.metric, math.nan))
+        score = _number(metrics.get(self._keep.metric, math.nan))
         if not math.isnan(score):
             self._scores[step] = score
         elif self._keep.metric and leads():
@@ -147,7 +143,7 @@ class CheckpointStore:
             self._write(step, state, about)
         else:
             self._pending = self._writer.submit(
-                self._write, step, jax.tree.map(_copied, state), about
+                self._write, step, _copied(state), about
             )
 
     def finish_save(self) -> None:
@@ -176,7 +172,7 @@ class CheckpointStore:
     ) -> None:
         try:
             self.finish_save()
-        except OSError as unsaved:
+        except Exception as unsaved:
             if error is None:
                 raise
             # The run ends for another reason, which is the one to say last.
@@ -199,9 +195,12 @@ class CheckpointStore:
         except OSError:
             if leads():
                 with contextlib.suppress(OSError):
+                    self._put_back(step)
                     self._remove_leftovers()  # They take room on a disk that may have none.
             raise
         wait_for_all('checkpoint complete')
+        self._damaged.clear()  # The process that leads has removed them.
+        self._scores = {at: x for at, x in self._scores.items() if self._folder(at).exists()}
 
     def _warn_of_vanished(self, step: int) -> None:
         if vanished := sorted(self._known - set(self.steps())):
@@ -215,17 +214,25 @@ class CheckpointStore:
         folder, unfinished = self._folder(step), self._folder(step, _UNFINISHED)
         write_manifest(unfinished)
         if folder.exists():
-            folder.rename(self._folder(step, f'.replaced{_UNFINISHED}'))
+            folder.rename(self._folder(step, _REPLACED))
         unfinished.rename(folder)
         if damage := find_damage(folder):
             self._damaged.add(step)
             raise OSError(
                 errno.EIO, f'the checkpoint just written is damaged: {damage}', str(folder)
             )
-        self._damaged.discard(step)
         self._remove_superseded(step)
         self._remove_leftovers()
         self._known = set(self.steps())
+
+    def _put_back(self, step: int) -> None:
+        """Gives a checkpoint that was to be replaced its name again, if its successor is not whole.
+        """
+        folder, replaced = self._folder(step), self._folder(step, _REPLACED)
+        if replaced.exists():
+            if folder.exists():
+                folder.rename(self._folder(step, f'.failed{_UNFINISHED}'))
+            replaced.rename(folder)
 
     def restore_latest(self, target: Any) -> Restored | None:
         """Reads the newest checkpoint that is whole, and logs one line for each that is not.
@@ -278,7 +285,7 @@ class CheckpointStore:
             state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
         )
         try:
-            with _checkpointer() as checkpointer:
+            with _checkpointer() as checkpointer, _system_errors(folder):
                 items = checkpointer.restore(folder, wanted)
         except (KeyError, TypeError, ValueError) as error:
             # The digests are right, so the run is another one than that which saved.
@@ -295,13 +302,12 @@ class CheckpointStore:
         return self._directory / f'{step}{suffix}'
 
     def _remove_superseded(self, newest: int) -> None:
-        whole = [step for step in self.steps() if step not in self._damaged]
+        damaged = self._damaged & set(self.steps()) - {newest}
+        whole = [step for step in self.steps() if step not in damaged]
         superseded = set(whole) - self._keep.kept(whole, self._scores)
-        for step in (superseded | self._damaged) - {newest}:
+        for step in superseded | damaged:
             # Renamed first: a removal cut short must not leave half a checkpoint.
             self._folder(step).rename(self._folder(step, f'.removed{_UNFINISHED}'))
-        self._damaged.clear()
-        self._scores = {at: x for at, x in self._scores.items() if self._folder(at).exists()}
 
     def _remove_leftovers(self) -> None:
         """Removes what a killed save or removal left behind.
@@ -313,14 +319,34 @@ class CheckpointStore:
                 shutil.rmtree(path)
 
 
-def _copied(leaf: Any) -> Any:
-    """A leaf that nothing else holds: arrays on the host, keys where they are."""
-    if not isinstance(leaf, jax.Array | np.ndarray):
-        return leaf
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        data = np.array(jax.random.key_data(leaf))
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-    return np.array(leaf)
+def _number(metric: Any) -> float:
+    """A metric as a number; NaN for one that is none, such as a histogram."""
+    try:
+        return float(metric)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _copied(state: Any) -> Any:
+    """A state that no later step changes: arrays on the host, keys on the default device."""
+    arrays = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
+    for array in arrays:
+        if not jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            array.copy_to_host_async()  # All at once, and read below.
+    # On CPU the host's view of an array is the buffer itself, which the next step may take.
+    read = np.array if jax.default_backend() == 'cpu' else np.asarray
+
+    def copy_leaf(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray):
+            return leaf.copy()
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = np.array(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return read(leaf)
+
+    return jax.tree.map(copy_leaf, state)
 
 
 @contextlib.contextmanager

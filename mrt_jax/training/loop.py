@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from mrt_jax.errors import DivergedError, NonFiniteError
+from mrt_jax.errors import DivergedError, InputError, NonFiniteError
 from mrt_jax.sharding.distributed import leads
 from mrt_jax.training.checkpoints import CheckpointStore
 from mrt_jax.training.compile_clock import CompileClock
@@ -20,7 +20,7 @@ from mrt_jax.training.metrics import MetricsWriter
 from mrt_jax.training.preemption import catch_sigterm
 from mrt_jax.training.progress_line import ProgressLine
 from mrt_jax.training.resources import keeping
-from mrt_jax.training.retention import Retention
+from mrt_jax.training.retention import Retention, check_every
 from mrt_jax.training.state import TrainState
 
 
@@ -58,6 +58,9 @@ class LoopConfig:
         keep_checkpoints, keep_every, keep_best: which are kept, see `Retention`.
         max_skipped_in_a_row: non-finite updates in a row that end the run.
         max_kl: nats a token of the metric `kl` above which the run ends; 0 is no bound.
+
+    Raises:
+        InputError: one of them cannot be.
     """
 
     num_steps: int
@@ -67,6 +70,16 @@ class LoopConfig:
     max_kl: float = 0.0
     keep_every: int = 0
     keep_best: str = ''
+
+    def __post_init__(self) -> None:
+        if not self.max_kl >= 0:
+            raise InputError(f'max_kl={self.max_kl} must be at least 0; 0 is no bound')
+        check_every(self.checkpoint_every, self.retention)
+
+    @property
+    def retention(self) -> Retention:
+        """Which checkpoints are kept."""
+        return Retention(self.keep_checkpoints, self.keep_every, self.keep_best)
 
 
 def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState | None:
@@ -81,8 +94,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
         ResourceError: disk or memory ran out; the last checkpoint is kept.
     """
     store = CheckpointStore(
-        workdir / 'checkpoints', every=config.checkpoint_every,
-        keep=Retention(config.keep_checkpoints, config.keep_every, config.keep_best),
+        workdir / 'checkpoints', every=config.checkpoint_every, keep=config.retention
     )
     with keeping(workdir, store.newest), store:
         return _run(trainer, config, workdir, store)
@@ -120,27 +132,31 @@ def _run(
             store.check_save()
             # A state with a skipped update still holds the last good parameters.
             if int(state.skipped_in_a_row) >= config.max_skipped_in_a_row:
-                store.finish_save()
                 raise NonFiniteError(
                     f'{config.max_skipped_in_a_row} updates in a row had a loss or gradient that '
-                    f'is not finite, the last at step {done}; the checkpoint of step '
-                    f'{store.newest()} in {workdir} is good: lower optimizer.learning_rate and go '
-                    'on from it'
+                    f'is not finite, the last at step {done}; '
+                    + (
+                        f'the checkpoint of step {saved} in {workdir} is good: lower '
+                        'optimizer.learning_rate and go on from it' if saved else
+                        f'{workdir} has no checkpoint yet: lower optimizer.learning_rate and begin '
+                        'anew'
+                    )
                 )
             kl = float(metrics.get('kl', 0.0))
             if 0 < config.max_kl < kl:
-                store.finish_save()
+                kept = f'the checkpoints in {workdir}, up to step {saved}, are kept'
                 raise DivergedError(
                     f'kl is {kl:.3g} nats a token at step {done}, above max_kl={config.max_kl:g}; '
-                    f'the checkpoints in {workdir}, up to step {store.newest()}, are kept: lower '
+                    f'{kept if saved else f"{workdir} has no checkpoint yet"}: lower '
                     'optimizer.learning_rate or updates_per_step, or raise kl_coef, and go on, '
-                    'without the newest if it is too far already'
+                    'without the newest checkpoint if it is too far already'
                 )
             if store.due(done):
                 store.start_save(done, state, {**trainer.position(), 'streaks': streaks}, metrics)
                 saved = done
         if saved != done:
-            store.save(done, state, {**trainer.position(), 'streaks': streaks}, metrics)
+            store.start_save(done, state, {**trainer.position(), 'streaks': streaks}, metrics)
+        store.finish_save()  # While SIGTERM is still a request.
     return None if trainer.goes_on(done) else state
 
 

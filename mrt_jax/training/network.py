@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import optax
 from absl import logging
+from jax.sharding import Mesh
 
 from mrt_jax.errors import InputError
-from mrt_jax.models.attention_kernels import KERNELS, fastest_kernel
+from mrt_jax.models.attention_kernels import KERNELS, ROW_MULTIPLE, fastest_kernel
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.transformer import REMAT_POLICIES, Transformer
 from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -38,6 +39,20 @@ def check_network(config: Any) -> None:
         )
 
 
+def check_row_tokens(config: Any, mesh: Mesh) -> None:
+    """Checks that the attention kernel which was asked for takes the rows of an update.
+
+    Raises:
+        InputError: they have another length.
+    """
+    multiple = ROW_MULTIPLE * mesh.shape['sequence']
+    if config.attention in ('splash', 'cudnn') and config.row_tokens % multiple:
+        raise InputError(
+            f'row_tokens={config.row_tokens} with attention={config.attention!r} must be a '
+            f'multiple of {ROW_MULTIPLE} x mesh.sequence = {multiple}'
+        )
+
+
 def make_network(config: Any, model_config: ModelConfig) -> Transformer:
     """The network that a run trains.
 
@@ -48,7 +63,7 @@ def make_network(config: Any, model_config: ModelConfig) -> Transformer:
     kernel = config.attention
     if kernel == 'auto':
         kernel = fastest_kernel(
-            jax.default_backend(), model_config, splits_tokens=config.mesh.sequence != 1
+            jax.default_backend(), model_config, tokens_split=config.mesh.sequence != 1
         )
         logging.info('attention: %s', kernel)
     return Transformer(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from mrt_jax.errors import InputError
 from mrt_jax.training import reinforcement, rl_setup, star, supervised
-from mrt_jax.training.whole_run import Setup
+from mrt_jax.training.whole_run import Setup, loop_config
 
 
 class Kind(NamedTuple):
@@ -35,7 +35,9 @@ def check_config(config: Any) -> None:
     Raises:
         InputError: what is wrong with it, the policy, the data or the mesh.
     """
-    _kind(config).prepare(config)
+    kind = _kind(config)
+    loop_config(config)
+    kind.prepare(config)
 
 
 def train(config: Any, workdir: Path) -> bool:
@@ -48,7 +50,9 @@ def train(config: Any, workdir: Path) -> bool:
         InputError: see `check_config`.
         NonFiniteError, DivergedError, ResourceError: see `run_loop`.
     """
-    return _kind(config).train(config, workdir)
+    kind = _kind(config)
+    loop_config(config)  # Before a policy is read.
+    return kind.train(config, workdir)
 
 
 def _kind(config: Any) -> Kind:

@@ -57,18 +57,22 @@ def keeping(workdir: Path, newest: Callable[[], int]) -> Iterator[None]:
     try:
         yield
     except ResourceError as error:
-        raise ResourceError(f'{error}; {_kept(workdir, newest())}') from error
+        raise ResourceError(f'{error}; {_kept(workdir, newest)}') from error
     except OSError as error:
         advice = [text for text, codes in _ADVICE.items() if error.errno in codes]
         if not advice:
             raise
         raise ResourceError(
             f'{error.filename or workdir}: {error.strerror}: {advice[0]}; '
-            f'{_kept(workdir, newest())}'
+            f'{_kept(workdir, newest)}'
         ) from error
 
 
-def _kept(workdir: Path, step: int) -> str:
+def _kept(workdir: Path, newest: Callable[[], int]) -> str:
+    try:
+        step = newest()
+    except OSError as error:
+        return f'what is saved in {workdir} cannot be read either ({error.strerror})'
     if not step:
         return f'the same command then begins anew, for {workdir} has no checkpoint'
     return f'the same command then goes on from the checkpoint of step {step} in {workdir}'

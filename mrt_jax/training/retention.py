@@ -30,7 +30,7 @@ class Retention:
         if self.every < 0:
             raise InputError(f'keep_every={self.every} must be at least 0')
         words = self.best.split()
-        if words and (len(words) != 2 or words[0] not in ('max', 'min')):
+        if self.best and (len(words) != 2 or words[0] not in ('max', 'min')):
             raise InputError(
                 f"keep_best={self.best!r}: give max or min and a metric of metrics.jsonl, such as "
                 "'max validation_reward', or ''"
@@ -57,3 +57,15 @@ class Retention:
             sign = 1 if self.best.startswith('max') else -1
             stay.add(max(known, key=lambda step: (sign * scores[step], step)))
         return stay
+
+
+def check_every(every: int, keep: Retention) -> None:
+    """Checks how often a run saves beside what it keeps.
+
+    Raises:
+        InputError: it is negative, or `keep.every` never falls on a checkpoint.
+    """
+    if every < 0:
+        raise InputError(f'checkpoint_every={every} must be at least 0')
+    if keep.every and (not every or keep.every % every):
+        raise InputError(f'keep_every={keep.every} must be a multiple of checkpoint_every={every}')

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.logprobs import token_logprobs
+from mrt_jax.models.attention_kernels import splits_tokens
 from mrt_jax.models.logical_axes import axis_in_use
 from mrt_jax.models.lora import join, split
 from mrt_jax.models.transformer import Transformer, logical_axes, unembedding
@@ -53,13 +54,15 @@ def next_token_logprobs(
     unembedding_DV = nn.with_logical_constraint(
         unembedding(params, model.config).astype(hidden_BTD.dtype), (None, 'vocab')
     )
-    rows, pieces = tokens_BT.shape[0], axis_in_use('tokens')
+    rows, columns = tokens_BT.shape
+    pieces = axis_in_use('tokens') if splits_tokens(rows, columns) else 1
+    by_piece = 'pieces' if pieces > 1 else 'rows'
 
     def cut(x_BT: jax.Array) -> jax.Array:
         """What different devices have of a row as rows of their own, [P, S, ...]."""
         x_BpS = x_BT.reshape(rows, pieces, -1, *x_BT.shape[2:])
         x_PS = x_BpS.swapaxes(0, 1).reshape(rows * pieces, *x_BpS.shape[2:])
-        return nn.with_logical_constraint(x_PS, ('pieces', *(None,) * (x_PS.ndim - 1)))
+        return nn.with_logical_constraint(x_PS, (by_piece, *(None,) * (x_PS.ndim - 1)))
 
     def join_shifted(x_PS: jax.Array) -> jax.Array:
         x_BT = x_PS.reshape(pieces, rows, -1).swapaxes(0, 1).reshape(rows, -1)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import jax
 import optax
 
+from mrt_jax.errors import InputError
 from mrt_jax.models.lora import join, merge
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.adapters import save_adapters
@@ -49,6 +50,25 @@ def finished_policy(setup: Setup, state: TrainState) -> Policy:
     return dataclasses.replace(setup.policy, params=merge(join(state.params, frozen)))
 
 
+def loop_config(config: Any) -> LoopConfig:
+    """The loop's part of a config.
+
+    Raises:
+        InputError: see `LoopConfig`; or the best checkpoint is chosen by what nobody measures.
+    """
+    loop = LoopConfig(
+        config.num_steps, config.checkpoint_every, config.keep_checkpoints,
+        config.max_skipped_in_a_row, config.max_kl, config.keep_every, config.keep_best,
+    )
+    metric = loop.retention.metric or ''
+    if metric.startswith('validation_') and not config.get('evaluate_every'):
+        raise InputError(
+            f'keep_best={config.keep_best!r}: {metric} is not measured with evaluate_every=0; give '
+            'steps between evaluations, such as those of checkpoint_every'
+        )
+    return loop
+
+
 def train_to_the_end(setup: Setup, config: Any, trainer: Trainer, workdir: Path) -> bool:
     """Trains, or goes on, and writes `workdir/policy`, and `workdir/adapter` if there are adapters.
 
@@ -58,12 +78,8 @@ def train_to_the_end(setup: Setup, config: Any, trainer: Trainer, workdir: Path)
     Raises:
         NonFiniteError, DivergedError, ResourceError: see `run_loop`.
     """
-    loop = LoopConfig(
-        config.num_steps, config.checkpoint_every, config.keep_checkpoints,
-        config.max_skipped_in_a_row, config.max_kl, config.keep_every, config.keep_best,
-    )
     with use_mesh(setup.mesh):
-        state = run_loop(trainer, loop, workdir)
+        state = run_loop(trainer, loop_config(config), workdir)
     if state is None:
         return False
     save_policy(workdir / 'policy', finished_policy(setup, state), config.save_dtype)

@@ -144,7 +144,7 @@ def test_kernels_follow_the_backend():
         'plain', 'cudnn', 'splash'
     ]
     assert fastest_kernel('gpu', capped) == 'plain'
-    assert [fastest_kernel(name, tiny_config(), splits_tokens=True) for name in ('gpu', 'tpu')] == [
+    assert [fastest_kernel(name, tiny_config(), tokens_split=True) for name in ('gpu', 'tpu')] == [
         'plain', 'splash'
     ]
     with pytest.raises(ValueError, match="kernel 'flash'"):

@@ -11,7 +11,7 @@ from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.row_keys import split_by_row
 from mrt_jax.sampling.sampler import encode_prompts, fill_cache, sample_rollouts
 from mrt_jax.sharding.mesh import make_mesh
-from mrt_jax.sharding.rules import batch_sharding, use_mesh
+from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, use_mesh
 
 ROWS, BOUNDARIES, BRANCHES, ANSWER, TEXT = 32, 8, 3, 5, 4
 SLOTS = 8
@@ -224,8 +224,8 @@ def test_recorded_traces_give_the_same_branches(case, branches):
 
 
 def test_traces_may_be_sharded(case, branches):
-    mesh = make_mesh(data=4, fsdp=2)
-    by_row = batch_sharding(mesh)
+    mesh = make_mesh(data=2, fsdp=2, sequence=2)
+    by_row = batch_sharding(mesh, SAMPLING_RULES)
     cache = case.rollout.cache
     cache = jax.device_put(cache, by_row)
     inputs = (
@@ -238,7 +238,7 @@ def test_traces_may_be_sharded(case, branches):
         case.keys_B,
     )
     # Tiles of two traces and three boundaries on each device.
-    with use_mesh(mesh):
+    with use_mesh(mesh, SAMPLING_RULES):
         sharded = prove_branches(
             case.tiny.model, case.tiny.params, cache, *jax.device_put(inputs, by_row),
             case.terminals, branches=BRANCHES, max_answer_tokens=ANSWER,

@@ -10,7 +10,13 @@ from mrt_jax.sampling.row_keys import split_by_row
 from mrt_jax.sampling.sampler import encode_prompts, sample_rollouts
 from mrt_jax.sampling.slots import sample_in_slots
 from mrt_jax.sharding.mesh import make_mesh
-from mrt_jax.sharding.rules import batch_sharding, replicated, use_mesh
+from mrt_jax.sharding.rules import (
+    SAMPLING_RULES,
+    batch_sharding,
+    replicated,
+    row_shards,
+    use_mesh,
+)
 
 BUDGET = Budget(max_thinking_tokens=10, max_answer_tokens=6)
 WIDTH = 8
@@ -80,13 +86,13 @@ def test_the_cache_is_kept_on_demand_only(tiny, prompts, terminals):
     assert rollout.cache.positions_BS.shape == (len(prompts), 0)
 
 
-@pytest.mark.parametrize('sizes', [dict(data=4), dict(data=2, fsdp=2), dict(data=2, tensor=2)])
+@pytest.mark.parametrize('sizes', [dict(data=4), dict(fsdp=2, sequence=2), dict(data=2, tensor=2)])
 def test_rows_stay_on_their_shard(tiny, prompts, terminals, sizes):
     prompts = [prompt for prompt in (prompts * 3)[:16] for _ in range(2)]
     mesh = make_mesh(**sizes)
     model, params, batch, keys_B, terminals = arguments(tiny, prompts, terminals)
-    by_row = batch_sharding(mesh)
-    with use_mesh(mesh):
+    by_row = batch_sharding(mesh, SAMPLING_RULES)
+    with use_mesh(mesh, SAMPLING_RULES):
         arrays = (
             jax.device_put(params, replicated(mesh)), jax.device_put(batch, by_row),
             jax.device_put(keys_B, by_row), jax.device_put(terminals, replicated(mesh)),
@@ -97,7 +103,7 @@ def test_rows_stay_on_their_shard(tiny, prompts, terminals, sizes):
     assert_same(rollout, together(tiny, prompts, terminals))
     for k_BKCS in rollout.cache.k_BKCS:
         shard = k_BKCS.sharding.shard_shape(k_BKCS.shape)
-        assert shard[0] == len(prompts) // (mesh.shape['data'] * mesh.shape['fsdp'])
+        assert shard[0] == len(prompts) // row_shards(mesh, SAMPLING_RULES)
     if mesh.shape['tensor'] == 1:  # Else each row's devices share its vocabulary.
         assert 'all-gather' not in program and 'all-to-all' not in program
 

@@ -283,6 +283,35 @@ def test_older_checkpoints_outlive_a_save_that_reads_back_wrong(tmp_path, monkey
     assert store.steps() == [10, 20]
 
 
+def test_a_checkpoint_to_be_replaced_outlives_a_successor_that_reads_back_wrong(
+    tmp_path, monkeypatch
+):
+    store = CheckpointStore(tmp_path, keep=Retention(2), every=1)
+    store.save(10, some_state(1.0), META)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            'mrt_jax.training.checkpoints.find_damage', lambda folder: 'a file is damaged'
+        )
+        with pytest.raises(OSError, match='damaged'):
+            store.save(10, some_state(2.0), META)
+    assert [path.name for path in tmp_path.iterdir()] == ['10']
+    state, _, step = CheckpointStore(tmp_path, keep=Retention(2), every=1).restore_latest(
+        abstract(some_state())
+    )
+    assert step == 10
+    assert_same(state, some_state(1.0))
+
+
+def test_a_damaged_checkpoint_may_be_removed_by_hand(store, warnings):
+    for step in (10, 20):
+        store.save(step, some_state(step), META)
+    flip_bit(max(files_of(store, 20), key=lambda file: file.stat().st_size), 99)
+    assert store.restore_latest(abstract(some_state())).step == 10
+    shutil.rmtree(store._directory / '20')
+    store.save(15, some_state(15.0), META)
+    assert store.steps() == [10, 15]
+
+
 def test_the_manifest_is_json_with_a_digest_for_each_file(store):
     store.save(10, some_state(), META)
     manifest = json.loads((store._directory / '10' / MANIFEST).read_text())

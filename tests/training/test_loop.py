@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from mrt_jax.errors import NonFiniteError
+from mrt_jax.errors import InputError, NonFiniteError
 from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
 from mrt_jax.training.state import TrainState
 
@@ -64,6 +65,15 @@ def test_a_run_saves_when_due_and_at_its_end(tmp_path):
     assert ran == list(range(10))
     assert [row['step'] for row in rows_of(tmp_path)] == list(range(1, 11))
     assert saved_steps(tmp_path) == [8, 10]
+
+
+@pytest.mark.parametrize(
+    'bad', [dict(max_kl=-1.0), dict(max_kl=math.nan), dict(keep_every=6), dict(keep_best='reward')],
+    ids=str,
+)
+def test_settings_that_cannot_be_are_refused(bad):
+    with pytest.raises(InputError, match=next(iter(bad))):
+        dataclasses.replace(loop_config(10), **bad)
 
 
 def test_a_finished_run_has_nothing_left_to_do(tmp_path):

@@ -209,6 +209,8 @@ def test_the_correction_takes_the_trainers_part():
         (dict(rollout_slots=1000), 'rollout_slots=1000 must be at most'),
         (dict(rollout_slots=3, mesh={'data': 2}), 'a multiple of mesh.data x fsdp x sequence = 2'),
         (dict(attention='cudnn', mesh={'sequence': 2}), "attention='cudnn' with mesh.sequence=2"),
+        (dict(attention='splash', row_tokens=320), 'row_tokens=320 .* a multiple of 128 x mesh'),
+        (dict(keep_best='max validation_reward'), 'validation_reward is not measured with'),
         (dict(rollout_slots=2, prompts_per_step=3, mesh={'data': 2}), 'prompts_per_step=3 must'),
     ],
 )

@@ -41,7 +41,8 @@ def test_all_together():
 
 @pytest.mark.parametrize(
     'bad', [dict(newest=0), dict(newest=1, every=-1), dict(newest=1, best='reward'),
-            dict(newest=1, best='most reward'), dict(newest=1, best='max a b')],
+            dict(newest=1, best='most reward'), dict(newest=1, best='max a b'),
+            dict(newest=1, best=' ')],
 )
 def test_what_cannot_be_is_the_users_fault(bad):
     with pytest.raises(InputError, match='keep_'):
