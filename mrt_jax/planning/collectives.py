@@ -97,7 +97,27 @@ def _trips(line: str, bodies: dict[str, list[str]]) -> int | None:
     operations = {found.group(2) for found in map(_LINE.match, lines) if found}
     constants = re.findall(r' constant\((\d+)\)', '\n'.join(lines))
     counts = operations == {'constant', 'parameter', 'get-tuple-element', 'compare'}
-    return int(constants[0]) if counts and len(constants) == 1 else None
+    if not counts or len(constants) != 1:
+        return None
+    return -(-int(constants[0]) // _step(line, lines, bodies))
+
+
+def _step(line: str, condition: list[str], bodies: dict[str, list[str]]) -> int:
+    """What a loop's counter grows by at a turn: more than 1 where the compiler has unrolled it."""
+    places = re.findall(r' get-tuple-element\([^)]*\), index=(\d+)', '\n'.join(condition))
+    body = re.search(r'body=%([\w.\-]+)', line)
+    lines = bodies.get(body[1], []) if body else []
+    results = next((text for text in reversed(lines) if text.lstrip().startswith('ROOT ')), '')
+    carried = re.search(r' tuple\((.*?)\)', results)
+    if len(places) != 1 or carried is None:
+        return 1
+    counter = re.findall(r'%([\w.\-]+)', carried[1])[int(places[0])]
+    values = dict(re.findall(r'%([\w.\-]+) = \S+ constant\((\d+)\)', '\n'.join(lines)))
+    added = re.search(
+        rf'%{re.escape(counter)} = \S+ add\(%([\w.\-]+), %([\w.\-]+)\)', '\n'.join(lines)
+    )
+    steps = [int(values[name]) for name in added.groups() if name in values] if added else []
+    return steps[0] if len(steps) == 1 and steps[0] > 0 else 1
 
 
 def _computations(program: str) -> dict[str, list[str]]:

@@ -119,3 +119,29 @@ ENTRY %main.1 (p: f32[4]) -> f32[4] {
   ROOT %sum.1 = f32[8]{0} all-reduce(%p.1), to_apply=%add
 }'''
     assert count_collectives(program) == {'all-reduce': {'count': 1, 'bytes': 16}}
+
+
+@pytest.mark.parametrize(('step', 'turns'), [(1, 8), (2, 4), (3, 3)])
+def test_unrolled_loops_turn_as_often_as_their_counter_steps(step, turns):
+    program = f'''
+%condition.1 (p.1: (f32[4], u32[])) -> pred[] {{
+  %constant.8 = u32[]{{:T(128)}} constant(8)
+  %p.1 = (f32[4]{{0}}, u32[]{{:T(128)}}) parameter(0)
+  %counter = u32[]{{:T(128)}} get-tuple-element(%p.1), index=1
+  ROOT %lt = pred[] compare(%counter, %constant.8), direction=LT
+}}
+
+%body.1 (p.2: (f32[4], u32[])) -> (f32[4], u32[]) {{
+  %constant.9 = u32[]{{:T(128)}} constant({step})
+  %p.2 = (f32[4]{{0}}, u32[]{{:T(128)}}) parameter(0)
+  %before = u32[]{{:T(128)}} get-tuple-element(%p.2), index=1
+  %after = u32[]{{:T(128)}} add(%before, %constant.9)
+  %sum = f32[4]{{0}} all-reduce(%x), to_apply=%add
+  ROOT %tuple.1 = (f32[4]{{0}}, u32[]{{:T(128)}}) tuple(%sum, %after)
+}}
+
+ENTRY %main.1 (p: f32[4]) -> f32[4] {{
+  %loop = (f32[4]{{0}}, u32[]) while(%start), condition=%condition.1, body=%body.1
+}}
+'''
+    assert count_collectives(program) == {'all-reduce': {'count': turns, 'bytes': turns * 16}}
