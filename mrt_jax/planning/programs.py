@@ -79,8 +79,8 @@ def topology_mesh(topology: str, axes: dict[str, int]) -> Mesh:
     except Exception as error:  # JAX passes on whatever the compiler's library says.
         reason = str(error).partition('\n')[0]
         raise InputError(
-            f'--topology={topology}: {reason}. The TPU compiler comes with `pip install libtpu`; '
-            'set TPU_LIBRARY_PATH to its libtpu.so, TPU_SKIP_MDS_QUERY=1 and JAX_PLATFORMS=cpu'
+            f'--topology={topology}: {reason}. The TPU compiler comes with `pip install libtpu`, '
+            'best in the version that jax[tpu] of this JAX asks for; set TPU_LIBRARY_PATH to its libtpu.so, TPU_SKIP_MDS_QUERY=1 and JAX_PLATFORMS=cpu'
         ) from error
     return make_mesh(**axes, devices=described.devices)
 

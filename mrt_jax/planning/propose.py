@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mrt_jax.models.attention_kernels import ROW_MULTIPLE
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.planning.chips import find_chip
 from mrt_jax.planning.costs import describe
@@ -127,7 +128,7 @@ def propose(
     }
     proposals = []
     for key, (change, unit, most) in searches.items():
-        start = max(config[key] // unit, 1) * unit
+        start = min(max(config[key] // unit, 1) * unit, most)
 
         def held(value: int, key: str = key, change: Any = change) -> int | None:
             if planned is not None and value == config[key]:
@@ -171,8 +172,15 @@ def with_prompts(config: Any, prompts: int) -> Any:
 
 
 def with_thinking(config: Any, tokens: int) -> Any:
-    """The config with another `max_thinking_tokens`, rows of updates as much longer or shorter."""
+    """The config with another `max_thinking_tokens`, rows of updates as much longer or shorter.
+
+    Rows that an attention kernel takes are made longer still, up to the next length that it takes.
+    """
     config = config.copy_and_resolve_references()
+    multiple = ROW_MULTIPLE * max(config.mesh.sequence, 1)
+    rounded = config.row_tokens % multiple == 0
     config.row_tokens += tokens - config.max_thinking_tokens
+    if rounded:
+        config.row_tokens += -config.row_tokens % multiple
     config.max_thinking_tokens = tokens
     return config

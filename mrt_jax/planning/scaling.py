@@ -61,7 +61,8 @@ def on_larger_mesh(config: Any, devices: int, *, weak: bool) -> Any:
     Args:
         config: its mesh has no -1.
         devices: a multiple of the mesh's.
-        weak: whether problems, and rows of a microbatch, grow with the devices.
+        weak: whether problems grow with the devices. Rows of a microbatch do in any case, as far as
+            there are rows: each device has as many of them as before.
 
     Raises:
         InputError: the mesh does not divide the devices.

@@ -53,6 +53,10 @@ def test_only_the_key_in_question_changes():
     config = countdown.get_config('mrt')
     larger = with_prompts(config, 64)
     assert larger.prompts_per_step == 64 and config.prompts_per_step == 16
+    config.row_tokens = 300
     longer = with_thinking(config, config.max_thinking_tokens + 30)
-    assert longer.row_tokens == config.row_tokens + 30
+    assert longer.row_tokens == 330
+    config.row_tokens = 384  # As attention kernels take them.
+    assert with_thinking(config, config.max_thinking_tokens + 30).row_tokens == 512
+    larger = with_prompts(config, 64)
     assert larger.row_tokens == config.row_tokens and longer.prompts_per_step == 16
