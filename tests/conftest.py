@@ -4,7 +4,11 @@ Both are set before JAX starts its backend, in the environment, so that commands
 inherit them.
 """
 
+import gc
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 _FLAG = '--xla_force_host_platform_device_count'
@@ -17,3 +21,21 @@ def pytest_configure(config):
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
     # The tests' programs are small: making them takes far longer than running them.
     os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+
+
+_MAPPINGS = Path('/proc/self/maps')
+_MANY = 20_000  # Of the 65,530 that Linux gives a process; each compiled program takes several.
+
+
+@pytest.fixture(scope='module', autouse=True)
+def room_for_programs():
+    """Lets go of compiled programs before the process has as many as the system allows.
+
+    It then dies in XLA; what is needed again comes from the persistent cache.
+    """
+    yield
+    if _MAPPINGS.exists() and _MAPPINGS.read_text().count('\n') > _MANY:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()

@@ -80,7 +80,8 @@ def topology_mesh(topology: str, axes: dict[str, int]) -> Mesh:
         reason = str(error).partition('\n')[0]
         raise InputError(
             f'--topology={topology}: {reason}. The TPU compiler comes with `pip install libtpu`, '
-            'best in the version that jax[tpu] of this JAX asks for; set TPU_LIBRARY_PATH to its libtpu.so, TPU_SKIP_MDS_QUERY=1 and JAX_PLATFORMS=cpu'
+            'best in the version that jax[tpu] of this JAX asks for; set TPU_LIBRARY_PATH to its '
+            'libtpu.so, TPU_SKIP_MDS_QUERY=1 and JAX_PLATFORMS=cpu'
         ) from error
     return make_mesh(**axes, devices=described.devices)
 
