@@ -22,7 +22,7 @@ from mrt_jax.sampling.row_keys import fold_in_each, keys_of_contents
 from mrt_jax.sampling.sampler import encode_prompts, response_slots
 from mrt_jax.sharding.host_data import place
 from mrt_jax.sharding.mesh import make_mesh
-from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, row_shards, use_mesh
+from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, fill_rows, use_mesh
 from mrt_jax.tasks.task import Problem, Task
 from mrt_jax.training.resources import fitting_in_memory
 
@@ -84,8 +84,7 @@ def evaluate_policy(
     mesh = make_mesh() if mesh is None else mesh
     sampling = SamplingConfig() if sampling is None else sampling
     model = Transformer(policy.config, dtype=dtype)
-    shards = row_shards(mesh, SAMPLING_RULES)
-    rows = -(-batch_size // shards) * shards
+    rows = fill_rows(batch_size, mesh, SAMPLING_RULES)
     todo = [(problem, sample) for problem in problems for sample in range(num_samples)]
     records: list[TraceRecord] = []
     width = 1
@@ -95,10 +94,7 @@ def evaluate_policy(
         # Empty prompts fill up the last batch; they are not decoded.
         missing = rows - len(chosen)
         tokens = [prompts[problem.id] for problem, _ in chosen] + [[]] * missing
-        with (
-            use_mesh(mesh, SAMPLING_RULES),
-            fitting_in_memory('evaluation', _SMALLER),
-        ):
+        with use_mesh(mesh, SAMPLING_RULES), fitting_in_memory('evaluation', _SMALLER):
             by_row = batch_sharding(mesh, SAMPLING_RULES)
             keys_B = place(_row_keys(seed, chosen, missing), by_row)
             batch = encode_prompts(tokens, slots, policy.pad_id)

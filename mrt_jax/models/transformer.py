@@ -147,7 +147,8 @@ class Block(nn.Module):
         # Both writes to the residual stream start smaller the more layers there are.
         depth_scale = (2 * c.num_layers) ** -0.5
         # One axis N of rows and tokens, unless devices split tokens: then [X, T] stay two.
-        x_ND = x_XTD if splits_tokens(rows, length) else x_XTD.reshape(-1, c.width)
+        tokens_split = splits_tokens(rows, length)
+        x_ND = x_XTD if tokens_split else x_XTD.reshape(-1, c.width)
         rotation_XT, visible_parts = views[0]
         if is_local is not None:
             rotation_XT, visible_parts = jax.tree.map(
@@ -171,7 +172,7 @@ class Block(nn.Module):
         new_kv = k_XKTC, v_XKTC
         if self.kernel != 'plain':
             mixed_XHTC = self._run_kernel(q_XHTC, *new_kv, *visible_parts, is_local)
-        elif room is None and not context_kv and splits_tokens(rows, length):
+        elif room is None and not context_kv and tokens_split:
             mixed_XHTC = attend_split(
                 q_XHTC, *new_kv, *visible_parts, scale=c.score_scale, cap=c.attention_cap
             )

@@ -15,7 +15,7 @@ from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.row_keys import keys_of_contents
 from mrt_jax.sampling.sampler import encode_prompts, sample_rollouts
 from mrt_jax.sampling.slots import sample_in_slots
-from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, row_shards, use_mesh
+from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, fill_rows, use_mesh
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,7 @@ def complete(
     Yields:
         (index of a request, its completion), in the order in which batches finish.
     """
-    shards = row_shards(mesh, SAMPLING_RULES)
-    slots = -(-batch_size // shards) * shards
+    slots = fill_rows(batch_size, mesh, SAMPLING_RULES)
     by_row = batch_sharding(mesh, SAMPLING_RULES)
     lengths = [len(request.prompt_tokens) for request in requests]
     for width, indices in batches_by_length(lengths, lambda w: slots * _turns(w, max_new_tokens)):

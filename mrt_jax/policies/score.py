@@ -12,7 +12,7 @@ from mrt_jax.kernels.logprobs import token_logprobs
 from mrt_jax.models.transformer import Transformer, unembedding
 from mrt_jax.policies.buckets import batches_by_length
 from mrt_jax.policies.policy import Policy
-from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, row_shards, use_mesh
+from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, fill_rows, use_mesh
 
 _CHUNK = 512  # Positions whose logits exist at a time.
 
@@ -38,8 +38,7 @@ def score_sequences(
         (index of a sequence of n tokens, n - 1 natural logarithms of
         p(tokens[i + 1] | tokens[: i + 1])), in the order in which batches finish.
     """
-    shards = row_shards(mesh, SAMPLING_RULES)
-    rows = -(-batch_size // shards) * shards
+    rows = fill_rows(batch_size, mesh, SAMPLING_RULES)
     by_row = batch_sharding(mesh, SAMPLING_RULES)
     for slots, indices in batches_by_length([len(s) for s in sequences], lambda _: rows):
         tokens_BT = np.full((rows, slots), policy.pad_id, np.int32)

@@ -15,7 +15,7 @@ from mrt_jax.sampling.phases import Terminals
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.row_keys import keys_of_contents
 from mrt_jax.sampling.sampler import PromptBatch, encode_prompts, fill_cache
-from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, row_shards, use_mesh
+from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, fill_rows, use_mesh
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,7 @@ def prove_recorded(
     Yields:
         (index of a trace, for each boundary its M answers), in the order in which batches finish.
     """
-    shards = row_shards(mesh, SAMPLING_RULES)
-    rows = -(-batch_size // shards) * shards
+    rows = fill_rows(batch_size, mesh, SAMPLING_RULES)
     yield from ((index, []) for index, trace in enumerate(traces) if not trace.boundaries)
     for shape, indices in sorted(_group_by_shape(traces).items()):
         for start in range(0, len(indices), rows):

@@ -81,6 +81,12 @@ def row_shards(mesh: Mesh, rules: Rules = RULES) -> int:
     return math.prod(mesh.shape[axis] for axis in row_axes(rules))
 
 
+def fill_rows(rows: int, mesh: Mesh, rules: Rules = RULES) -> int:
+    """The least number of rows, at least so many, that split evenly."""
+    shards = row_shards(mesh, rules)
+    return -(-rows // shards) * shards
+
+
 def row_axes(rules: Rules = RULES) -> tuple[str, ...]:
     """Mesh axes that split a batch's rows."""
     axes = rules['rows']

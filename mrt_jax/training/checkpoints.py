@@ -93,17 +93,6 @@ class CheckpointStore:
         """Step of the newest checkpoint not known to be damaged; 0 without one."""
         return max(set(self.steps()) - self._damaged, default=0)
 
-    def save(
-        self,
-        step: int,
-        state: Any,
-        meta: Mapping[str, Any],
-        metrics: Mapping[str, Any] = _NO_METRICS,
-    ) -> None:
-        """Writes a checkpoint and returns when it is on the disk; see `start_save`."""
-        self.start_save(step, state, meta, metrics)
-        self.finish_save()
-
     def start_save(
         self,
         step: int,
@@ -142,9 +131,7 @@ class CheckpointStore:
         if jax.process_count() > 1:
             self._write(step, state, about)
         else:
-            self._pending = self._writer.submit(
-                self._write, step, _copied(state), about
-            )
+            self._pending = self._writer.submit(self._write, step, _copied(state), about)
 
     def finish_save(self) -> None:
         """Returns when what was begun is on the disk.

@@ -1,6 +1,5 @@
 """Metrics of a run: `metrics.jsonl` and TensorBoard event files, without TensorFlow."""
 
-import contextlib
 import dataclasses
 import errno
 import json
@@ -125,9 +124,12 @@ class MetricsWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # What could not be written cannot be flushed either, and is known already.
-        with contextlib.suppress(*(() if error is None else (OSError,))):
+        try:
             self.close()
+        except OSError:
+            # What could not be written cannot be flushed either, and is known already.
+            if error is None:
+                raise
 
     def _add_summary(self, step: int, summary: Summary) -> None:
         self._events.add_event(Event(wall_time=time.time(), step=int(step), summary=summary))

@@ -5,7 +5,7 @@ import pytest
 
 from mrt_jax.errors import InputError
 from mrt_jax.sharding.mesh import AXES, make_mesh, validate_mesh
-from mrt_jax.sharding.rules import SAMPLING_RULES, row_shards
+from mrt_jax.sharding.rules import SAMPLING_RULES, fill_rows, row_shards
 from tests.tiny import tiny_config
 
 
@@ -81,4 +81,7 @@ def test_meshes_that_do_not_divide_the_model_or_batch(sizes, batch, complaint, p
 def test_meshes_that_divide():
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     assert row_shards(mesh) == row_shards(mesh, SAMPLING_RULES) == 4
+    assert [fill_rows(rows, mesh) for rows in (1, 4, 5)] == [4, 4, 8]
+    longer = make_mesh(fsdp=2, sequence=2)
+    assert (fill_rows(5, longer), fill_rows(5, longer, SAMPLING_RULES)) == (6, 8)
     validate_mesh(mesh, tiny_config(), rows=8, tokens=7)

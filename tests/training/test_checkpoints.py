@@ -28,6 +28,12 @@ def some_state(value: float = 0.0) -> dict:
     }
 
 
+def save(store: CheckpointStore, *checkpoint) -> None:
+    """Writes a checkpoint and waits until it is on the disk."""
+    store.start_save(*checkpoint)
+    store.finish_save()
+
+
 def abstract(state: dict) -> dict:
     """Shapes and shardings of the arrays; Python numbers stay."""
     return jax.tree.map(
@@ -71,7 +77,7 @@ def files_of(store: CheckpointStore, step: int) -> list:
 
 
 def test_everything_comes_back(store):
-    store.save(10, some_state(1.5), META)
+    save(store, 10, some_state(1.5), META)
     state, meta, step = store.restore_latest(abstract(some_state()))
     assert step == 10
     assert meta == META
@@ -79,14 +85,14 @@ def test_everything_comes_back(store):
 
 
 def test_arrays_serve_as_targets_too(store):
-    store.save(10, some_state(1.5), META)
+    save(store, 10, some_state(1.5), META)
     assert_same(store.restore_latest(some_state()).state, some_state(1.5))
 
 
 def test_restores_onto_another_mesh(store):
     rows = lambda **axes: NamedSharding(make_mesh(**axes), PartitionSpec('data'))  # noqa: E731
     values = jnp.arange(32.0).reshape(8, 4)
-    store.save(10, {'x': jax.device_put(values, rows(data=8))}, {})
+    save(store, 10, {'x': jax.device_put(values, rows(data=8))}, {})
     target = {'x': jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=rows(data=2, tensor=2))}
     state, _, _ = store.restore_latest(target)
     assert state['x'].sharding.is_equivalent_to(target['x'].sharding, 2)
@@ -101,7 +107,7 @@ def test_nothing_to_restore(store):
 
 def test_retention_keeps_the_newest(store):
     for step in (10, 20, 30):
-        store.save(step, some_state(step), META)
+        save(store, step, some_state(step), META)
     assert store.steps() == [20, 30]
     assert sorted(path.name for path in store._directory.iterdir()) == ['20', '30']
 
@@ -114,12 +120,12 @@ def test_retention_keeps_the_best_and_every_so_many_over_a_restart(tmp_path, war
         store = CheckpointStore(tmp_path, keep=keep, every=10)  # As a restarted process does.
         restored = store.restore_latest(some_state())
         assert restored is None or restored.meta == META
-        store.save(step, some_state(step), META, {} if reward is None else {'reward': reward})
+        save(store, step, some_state(step), META, {} if reward is None else {'reward': reward})
         assert store.steps() == left.get(step, store.steps())
     assert warnings == [
         "keep_best='max reward': step 50 has no such metric, so its checkpoint is none of the best"
     ]
-    store.save(80, some_state(80), META, {'reward': jnp.float32(0.95)})
+    save(store, 80, some_state(80), META, {'reward': jnp.float32(0.95)})
     assert store.steps() == [30, 60, 80]
 
 
@@ -138,7 +144,7 @@ def test_a_save_holds_the_state_of_its_moment(store):
 
 
 def test_an_error_of_a_save_behind_the_run_is_not_lost(store, warnings, monkeypatch):
-    store.save(10, some_state(1.0), META)
+    save(store, 10, some_state(1.0), META)
 
     def refuse(folder):
         raise OSError(28, 'No space left on device', str(folder))
@@ -171,7 +177,7 @@ def test_settings_out_of_range_are_the_users_fault(bad):
 
 
 def test_a_flipped_bit_in_any_file_is_found(store):
-    store.save(10, some_state(1.0), META)
+    save(store, 10, some_state(1.0), META)
     rng = np.random.default_rng(0)
     files = files_of(store, 10)
     assert len(files) > 5
@@ -196,8 +202,8 @@ def test_the_bits_of_the_manifest_count(tmp_path):
 
 @pytest.mark.parametrize('damage', ['flipped', 'missing', 'cut', 'extra', 'manifest'])
 def test_a_damaged_newest_falls_back_and_says_so_once(store, warnings, damage):
-    store.save(10, some_state(1.0), META | {'step': 10})
-    store.save(20, some_state(2.0), META | {'step': 20})
+    save(store, 10, some_state(1.0), META | {'step': 10})
+    save(store, 20, some_state(2.0), META | {'step': 20})
     manifest = store._directory / '20' / MANIFEST
     data = max(set(files_of(store, 20)) - {manifest}, key=lambda file: file.stat().st_size)
     if damage == 'flipped':
@@ -220,11 +226,11 @@ def test_a_damaged_newest_falls_back_and_says_so_once(store, warnings, damage):
 
 
 def test_the_damaged_step_can_be_saved_again(store, warnings):
-    store.save(10, some_state(1.0), META)
-    store.save(20, some_state(2.0), META)
+    save(store, 10, some_state(1.0), META)
+    save(store, 20, some_state(2.0), META)
     flip_bit(files_of(store, 20)[-1])
     assert store.restore_latest(some_state()).step == 10
-    store.save(20, some_state(3.0), META)
+    save(store, 20, some_state(3.0), META)
     assert store.steps() == [10, 20]
     assert_same(store.restore_latest(some_state()).state, some_state(3.0))
     assert len(warnings) == 1
@@ -232,16 +238,16 @@ def test_the_damaged_step_can_be_saved_again(store, warnings):
 
 def test_a_damaged_checkpoint_takes_no_place_of_a_whole_one(tmp_path, warnings):
     store = CheckpointStore(tmp_path, keep=Retention(1), every=10)
-    store.save(10, some_state(1.0), META)
+    save(store, 10, some_state(1.0), META)
     shutil.copytree(tmp_path / '10', tmp_path / '20')
     flip_bit(files_of(store, 20)[-1])
     assert store.restore_latest(some_state()).step == 10
-    store.save(15, some_state(1.5), META)
+    save(store, 15, some_state(1.5), META)
     assert store.steps() == [15]
 
 
 def test_nothing_whole_is_the_users_to_decide(store):
-    store.save(10, some_state(), META)
+    save(store, 10, some_state(), META)
     flip_bit(files_of(store, 10)[0])
     with pytest.raises(InputError, match=r'every checkpoint is damaged \(10: .* differs'):
         store.restore_latest(some_state())
@@ -249,7 +255,7 @@ def test_nothing_whole_is_the_users_to_decide(store):
 
 @pytest.mark.parametrize('change', ['shape', 'missing', 'extra'])
 def test_a_checkpoint_of_another_run_is_refused(store, change):
-    store.save(10, some_state(), META)
+    save(store, 10, some_state(), META)
     target = some_state()
     if change == 'shape':
         target['params']['kernel'] = jnp.zeros((9, 4))
@@ -262,24 +268,24 @@ def test_a_checkpoint_of_another_run_is_refused(store, change):
 
 
 def test_leftovers_of_killed_saves_are_ignored_and_removed(store):
-    store.save(10, some_state(1.0), META)
+    save(store, 10, some_state(1.0), META)
     for name in ('20.unfinished', '20.unfinished.orbax-checkpoint-tmp', '5.removed.unfinished'):
         (store._directory / name / 'state').mkdir(parents=True)
     assert store.steps() == [10]
     assert store.restore_latest(some_state()).step == 10
     assert (store._directory / '20.unfinished').exists()  # A reader removes nothing.
-    store.save(20, some_state(2.0), META)
+    save(store, 20, some_state(2.0), META)
     assert sorted(path.name for path in store._directory.iterdir()) == ['10', '20']
 
 
 def test_older_checkpoints_outlive_a_save_that_reads_back_wrong(tmp_path, monkeypatch):
     store = CheckpointStore(tmp_path, keep=Retention(1), every=10)
-    store.save(10, some_state(1.0), META)
+    save(store, 10, some_state(1.0), META)
     monkeypatch.setattr(
         'mrt_jax.training.checkpoints.find_damage', lambda folder: 'state differs from its digest'
     )
     with pytest.raises(OSError, match='damaged'):
-        store.save(20, some_state(2.0), META)
+        save(store, 20, some_state(2.0), META)
     assert store.steps() == [10, 20]
 
 
@@ -287,13 +293,13 @@ def test_a_checkpoint_to_be_replaced_outlives_a_successor_that_reads_back_wrong(
     tmp_path, monkeypatch
 ):
     store = CheckpointStore(tmp_path, keep=Retention(2), every=1)
-    store.save(10, some_state(1.0), META)
+    save(store, 10, some_state(1.0), META)
     with monkeypatch.context() as patch:
         patch.setattr(
             'mrt_jax.training.checkpoints.find_damage', lambda folder: 'a file is damaged'
         )
         with pytest.raises(OSError, match='damaged'):
-            store.save(10, some_state(2.0), META)
+            save(store, 10, some_state(2.0), META)
     assert [path.name for path in tmp_path.iterdir()] == ['10']
     state, _, step = CheckpointStore(tmp_path, keep=Retention(2), every=1).restore_latest(
         abstract(some_state())
@@ -304,16 +310,16 @@ def test_a_checkpoint_to_be_replaced_outlives_a_successor_that_reads_back_wrong(
 
 def test_a_damaged_checkpoint_may_be_removed_by_hand(store, warnings):
     for step in (10, 20):
-        store.save(step, some_state(step), META)
+        save(store, step, some_state(step), META)
     flip_bit(max(files_of(store, 20), key=lambda file: file.stat().st_size), 99)
     assert store.restore_latest(abstract(some_state())).step == 10
     shutil.rmtree(store._directory / '20')
-    store.save(15, some_state(15.0), META)
+    save(store, 15, some_state(15.0), META)
     assert store.steps() == [10, 15]
 
 
 def test_the_manifest_is_json_with_a_digest_for_each_file(store):
-    store.save(10, some_state(), META)
+    save(store, 10, some_state(), META)
     manifest = json.loads((store._directory / '10' / MANIFEST).read_text())
     names = {str(file.relative_to(store._directory / '10')) for file in files_of(store, 10)}
     assert set(manifest['files']) == names - {MANIFEST}
