@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import ctypes
 import os
 import queue
 import signal
@@ -18,6 +19,7 @@ GRACE_SECONDS = 60.0
 LAST_LINES = 30
 _POLL_SECONDS = 0.1
 _DEVICE_COUNT = '--xla_force_host_platform_device_count'
+_PR_SET_PDEATHSIG = 1  # Of Linux, see prctl(2).
 
 
 def run_processes(command: Sequence[str], count: int, devices: int | None = None) -> int:
@@ -26,7 +28,7 @@ def run_processes(command: Sequence[str], count: int, devices: int | None = None
     What process 0 writes is shown as it comes; of another the last lines, if it is the first to
     fail. Then the others have `GRACE_SECONDS` to end by themselves before they are killed. SIGINT
     and SIGTERM are passed on; a second one kills. Whatever the processes have started in turn is
-    killed when they are gone.
+    killed when they are gone. Where this process itself is killed, Linux sends them SIGTERM.
 
     Args:
         command: given `--coordinator`, `--num_processes` and `--process_id`.
@@ -113,7 +115,12 @@ def _start(
         stdin=subprocess.DEVNULL, stdout=shown, stderr=shown and subprocess.STDOUT,
         text=True, errors='replace',
         start_new_session=True,  # Ctrl-C asks this process, which asks each of them once.
+        preexec_fn=_end_with_parent if sys.platform == 'linux' else None,
     )
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _keep_tail(stream: IO[str] | None) -> collections.deque[str]:

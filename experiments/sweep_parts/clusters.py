@@ -62,7 +62,9 @@ exit "$code"
 
 
 def tpu_script(title: str, runs: Sequence[Run], machines: Machines) -> str:
-    """One line a run: each TPU VM does its share in order, all at the same time.
+    """One line a run: each TPU VM, or pod, does its share in order, all at the same time.
+
+    The hosts of a pod join as one run.
 
     Raises:
         InputError: no TPU VM or no zone is named.
@@ -81,7 +83,7 @@ def _tpu_line(run: Run, name: str, machines: Machines) -> str:
     folder = shlex.quote(str(run.folder))
     remote = (
         f'mkdir -p {folder} && rm -f {folder}/{EXIT_CODE}; '
-        f'{write_command(run, machines.python)} >> {folder}/{LOG} 2>&1; '
+        f'{write_command(run, machines.python)} --coordinator=auto >> {folder}/{LOG} 2>&1; '
         f'echo $? > {folder}/{EXIT_CODE}'
     )
     return tpu_line(name, machines, remote)

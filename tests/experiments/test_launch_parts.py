@@ -31,6 +31,16 @@ def launch(*flags):
     return subprocess.run(command, text=True, capture_output=True, timeout=60)
 
 
+def start_runner(command):
+    """A process that runs two of a command."""
+    source = f'''
+        import sys
+        from experiments.launch_parts.processes import run_processes
+        sys.exit(run_processes({command!r}, 2))
+    '''
+    return subprocess.Popen([sys.executable, '-c', textwrap.dedent(source)])
+
+
 def exists(pid):
     try:
         os.kill(pid, 0)
@@ -98,17 +108,31 @@ def test_signals_are_passed_on(tmp_path, number):
         open({str(tmp_path)!r} + f'/{{me}}', 'w').close()
         time.sleep(600)
     """
-    runner = f"""
-        import sys
-        from experiments.launch_parts.processes import run_processes
-        sys.exit(run_processes({stub(source)!r}, 2))
-    """
-    process = subprocess.Popen([sys.executable, '-c', textwrap.dedent(runner)])
+    process = start_runner(stub(source))
     while len(list(tmp_path.iterdir())) < 2:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
     assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='only Linux tells a process of that')
+def test_processes_stop_when_the_launch_is_killed(tmp_path):
+    source = f"""
+        file = {str(tmp_path)!r} + f'/{{me}}'
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(os.rename(file, file + '_stopped')))
+        open(file, 'w').close()
+        time.sleep(600)
+    """
+    process = start_runner(stub(source))
+    while len(list(tmp_path.iterdir())) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    deadline = time.monotonic() + 30
+    while not all((tmp_path / f'{me}_stopped').exists() for me in (0, 1)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_faulty_command_lines():

@@ -103,7 +103,7 @@ def test_tpu_vms_take_turns_and_go_on_after_a_failure(tmp_path, machines, monkey
     runs = make_runs(tmp_path, 3, 0, 1, 4, 2)
     file = write('tpu', tmp_path, runs, machines)
     lines = [line for line in file.read_text().splitlines() if line.startswith('gcloud ')]
-    assert len(lines) == 5
+    assert len(lines) == 5 and all('--coordinator=auto' in line for line in lines)
     check_submit('tpu')
     assert submit('tpu', file) == 0
     assert statuses(runs) == ['failed', 'finished', 'finished', 'failed', 'finished']
