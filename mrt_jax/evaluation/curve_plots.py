@@ -23,11 +23,11 @@ from mrt_jax.evaluation.plot_style import (
     Theme,
     add_legend,
     label_axes,
-    new_figure,
     new_panels,
     series_style,
 )
-from mrt_jax.evaluation.plots import band_strength, draw_band, tick_at
+from mrt_jax.evaluation.plots import tick_at
+from mrt_jax.evaluation.series_plot import Pen, draw_band, plot_series
 
 MOST_FROM_START = 0.5  # share of resamples; above it the ratio is a bound and no estimate
 MOST_FANS = 4  # boundaries whose votes are drawn; all are in the data
@@ -139,24 +139,24 @@ def plot_curves(
         percent: values are shares.
         zero: draws a line at 0.
     """
-    figure, axes = new_figure(theme)
-    if zero:
-        axes.axhline(0, color=theme.muted, linewidth=1)
-    order = [*order, *(name for name in curves if name not in order)]
-    for name, curve in curves.items():
-        index = order.index(name)
-        draw_band(axes, curve.x, curve.values, index, theme, band_strength(curves))
-        axes.get_lines()[-1].set_markevery(max(1, len(curve.x) // 8))
-        axes.plot([], [], label=name, **series_style(index, theme))
-    if percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.0f}'))
     positions = sorted({x for curve in curves.values() for x in curve.x})
-    if len(positions) <= 16:
-        tick_at(axes, positions)
-    label_axes(axes, theme, horizontal, vertical)
-    add_legend(figure, axes, theme, list(curves))
-    return figure
+
+    def draw(axes: Axes, name: str, pen: Pen) -> None:
+        draw_band(axes, curves[name].x, curves[name].values, pen, marks=8)
+
+    def finish(axes: Axes) -> None:
+        if zero:
+            axes.axhline(0, color=theme.muted, linewidth=1, zorder=1)
+        if percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.0f}'))
+        if len(positions) <= 16:
+            tick_at(axes, positions)
+
+    return plot_series(
+        list(curves), theme, draw, horizontal=horizontal, vertical=vertical, order=order,
+        finish=finish,
+    )
 
 
 def plot_efficiency(

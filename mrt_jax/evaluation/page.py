@@ -45,11 +45,15 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A plot with its caption, as PNG data for light and for dark ground."""
+    """A plot with its caption, as PNG data for light and for dark ground.
+
+    A wide one takes the whole width of a page.
+    """
 
     caption: str
     light: bytes
     dark: bytes
+    wide: bool = False
 
 
 def render_page(
@@ -225,7 +229,8 @@ def _render_table(table: Table) -> str:
 
 def _render_figures(heading: str, pictures: Sequence[Picture]) -> str:
     figures = ''.join(
-        '<figure class="card"><picture><source media="screen and (prefers-color-scheme: dark)" '
+        f'<figure class="card{" wide" if picture.wide else ""}"><picture>'
+        '<source media="screen and (prefers-color-scheme: dark)" '
         f'srcset="{_data_uri(picture.dark)}"><img src="{_data_uri(picture.light)}" '
         f'alt="{escape(picture.caption)}"></picture>'
         f'<figcaption>{escape(picture.caption)}</figcaption></figure>'

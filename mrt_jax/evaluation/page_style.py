@@ -122,6 +122,9 @@ footer { margin-top: 44px; border-top: 1px solid var(--rule); padding-top: 14px;
   .figures figure:last-child:nth-child(odd) {
     grid-column: 1 / -1; display: grid; grid-template-columns: 1fr 1fr; gap: 24px;
   }
+  .figures figure.wide, .figures figure.wide:last-child:nth-child(odd) {
+    grid-column: 1 / -1; display: block;
+  }
   .results { table-layout: fixed; }
   .results th:first-child { width: 16em; }
   .traces { grid-template-columns: repeat(auto-fit, minmax(270px, 1fr)); }
@@ -135,6 +138,7 @@ footer { margin-top: 44px; border-top: 1px solid var(--rule); padding-top: 14px;
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   .card { padding: 10pt; border-radius: 0; }
   .figures { grid-template-columns: 1fr 1fr; }
+  .figures figure.wide { grid-column: 1 / -1; }
   .differences { grid-template-columns: 1fr 1fr; }
   .results { table-layout: fixed; }
   .results th:first-child { width: 14em; }

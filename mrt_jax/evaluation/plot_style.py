@@ -23,6 +23,7 @@ class Theme:
     background: str
     text: str
     muted: str
+    faint: str
     grid: str
     series: tuple[str, ...]
 
@@ -34,6 +35,7 @@ LIGHT = Theme(
     background='#ffffff',
     text='#1f2328',
     muted='#5b636d',
+    faint='#c3c9d0',
     grid='#e4e7eb',
     series=('#6b7280', '#0072b2', '#d55e00', '#009e73', '#a8518a', '#b57a00', '#2f9fd6'),
 )
@@ -42,6 +44,7 @@ DARK = Theme(
     background='#1b1f24',
     text='#e6e8eb',
     muted='#a3abb5',
+    faint='#505862',
     grid='#30363d',
     series=('#a3abb5', '#4fa8e0', '#ff8a4c', '#3ecf9f', '#e391c4', '#e9b949', '#8fd3ff'),
 )
@@ -128,13 +131,15 @@ def label_axes(axes: Axes, theme: Theme, horizontal: str, vertical: str) -> None
     axes.set_title(vertical, loc='left', color=theme.text, fontsize=10, pad=8)
 
 
-def add_legend(figure: Figure, axes: Axes, theme: Theme, names: Sequence[str]) -> None:
+def add_legend(
+    figure: Figure, axes: Axes, theme: Theme, names: Sequence[str], title: str = ''
+) -> None:
     """Puts the legend above the plot, where it hides no data."""
     handles, _ = axes.get_legend_handles_labels()
     # As many columns as the figure is wide, at about 15 characters to an inch.
     characters = 15 * figure.get_figwidth()
     columns = max(1, min(len(names), int(characters / (max(map(len, names)) + 6))))
-    figure.legend(
+    legend = figure.legend(
         handles,
         list(names),
         loc='outside upper left',
@@ -146,7 +151,11 @@ def add_legend(figure: Figure, axes: Axes, theme: Theme, names: Sequence[str]) -
         columnspacing=1.2,
         handletextpad=0.6,
         borderaxespad=0.2,
+        title=title or None,
+        title_fontsize=10,
+        alignment='left',
     )
+    legend.get_title().set_color(theme.text)
 
 
 def to_png(figure: Figure, theme: Theme) -> bytes:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from mrt_jax.evaluation import curve_plots, plots
 from mrt_jax.evaluation.curves import read_curves
 from mrt_jax.evaluation.efficiency import read_efficiencies
 from mrt_jax.evaluation.page import Picture, Table, render_page, series_attributes
-from mrt_jax.evaluation.plot_style import DARK, LIGHT, Theme, to_png
+from mrt_jax.evaluation.plot_style import DARK, LIGHT, SIZE_INCHES, Theme, to_png
 from mrt_jax.evaluation.summary import compare_policies
 from mrt_jax.evaluation.trace_view import render_examples
 from mrt_jax.evaluation.traces import TraceRecord
@@ -55,7 +55,7 @@ def write_report(
     write_json(directory / 'summary.json', summary)
     figures = {
         heading: [
-            Picture(caption, *_draw(directory / f'{name}.png', draw))
+            _draw(directory / f'{name}.png', draw, caption)
             for name, (draw, caption) in drawings.items()
         ]
         for heading, drawings in {
@@ -178,11 +178,14 @@ def _training_drawings(
     }
 
 
-def _draw(path: Path, draw: Any) -> tuple[bytes, bytes]:
+def _draw(path: Path, draw: Callable[[Theme], Figure], caption: str) -> Picture:
     """Draws for light ground, which is also saved to `path`, and for dark."""
-    light, dark = (to_png(draw(theme), theme) for theme in (LIGHT, DARK))
-    path.write_bytes(light)
-    return light, dark
+    figure = draw(LIGHT)
+    save_figure(path, figure, LIGHT)
+    return Picture(
+        caption, path.read_bytes(), to_png(draw(DARK), DARK),
+        wide=figure.get_figwidth() > SIZE_INCHES[0],
+    )
 
 
 def save_figure(path: Path, figure: Figure, theme: Theme) -> None:

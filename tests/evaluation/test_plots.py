@@ -19,11 +19,9 @@ def summaries(records):
     return {name: summarize(traces, budgets=BUDGETS) for name, traces in records.items()}
 
 
-def drawn_lines(figure):
-    """Lines with data, by label."""
-    return {
-        line.get_label(): line for line in figure.axes[0].get_lines() if len(line.get_xdata()) > 1
-    }
+def drawn_lines(axes):
+    """Those with data."""
+    return [line for line in axes.get_lines() if len(line.get_xdata()) > 1]
 
 
 @pytest.mark.parametrize('theme', [LIGHT, DARK], ids=lambda theme: theme.name)
@@ -70,6 +68,37 @@ def test_bars_of_the_histogram_sum_to_one(records):
     assert total == pytest.approx(len(records))
 
 
+def test_many_policies_have_a_panel_each():
+    names = [f'policy {index}' for index in range(8)]
+    records = {name: make_records(4, 4, seed=seed) for seed, name in enumerate(names)}
+    summaries = {name: summarize(traces, budgets=BUDGETS) for name, traces in records.items()}
+    differences = {
+        name: paired_differences(records[names[0]], records[name], budgets=BUDGETS)
+        for name in names[1:]
+    }
+    for figure in (
+        plots.plot_success(summaries, LIGHT),
+        plots.plot_regret(summaries, LIGHT),
+        plots.plot_regret_differences(differences, names[0], LIGHT),
+        plots.plot_votes(summaries, 'pass_at_k', LIGHT),
+    ):
+        figure.canvas.draw()
+        assert [axes.get_title(loc='left') for axes in figure.axes] == names[1:]
+        for index, axes in enumerate(figure.axes, 1):
+            assert len(axes.collections) == 1  # The band of its own policy alone.
+            *behind, first, own = [line.get_color() for line in drawn_lines(axes)]
+            assert behind == [LIGHT.faint] * 6
+            assert first == series_style(0, LIGHT)['color']
+            assert own == series_style(index, LIGHT)['color']
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == [names[0], 'the others']
+    figure = plots.plot_lengths(records, LIGHT)
+    assert len(figure.axes) == 7
+    for axes in figure.axes:
+        own = sum(bar.get_height() for bar in axes.patches if bar.get_fill())
+        assert own == pytest.approx(1)
+
+
 def test_styles_differ_without_colour():
     styles = [series_style(index, LIGHT) for index in range(20)]
     assert len({(str(style['linestyle']), style['marker']) for style in styles}) == 20
@@ -78,7 +107,8 @@ def test_styles_differ_without_colour():
 def test_training_curves_keep_the_style_of_their_policy():
     lines = [{'step': step, 'reward': step / 10, 'loss': 0.0} for step in range(10)]
     figure = plots.plot_training({'mrt': lines}, 'reward', LIGHT, order=['base', 'mrt'])
-    assert drawn_lines(figure)['mrt'].get_color() == series_style(1, LIGHT)['color']
+    colors = {line.get_color() for line in drawn_lines(figure.axes[0])}
+    assert colors == {series_style(1, LIGHT)['color']}
     empty = plots.plot_training({'mrt': lines}, 'regret', LIGHT)
     assert not empty.legends
 
