@@ -2,7 +2,8 @@
 
 Sampling and training share the parameters' layout and differ in that of a batch: a row that is
 decoded has one token at a time, so the devices that split its tokens in training have rows of their
-own then.
+own then. Gradients are computed for each replica of the parameters apart: what is mapped over the
+replicas has rules without that axis.
 """
 
 import contextlib
@@ -35,6 +36,12 @@ RULES: Rules = MappingProxyType({
 })
 SAMPLING_RULES: Rules = MappingProxyType(
     {**RULES, 'rows': ('data', 'fsdp', 'sequence'), 'tokens': None}
+)
+
+# Devices along it have copies of the parameters, so each can sum gradients by itself.
+REPLICAS = 'data'
+REPLICA_RULES: Rules = MappingProxyType(
+    {**RULES, 'rows': 'fsdp', 'pieces': ('sequence', 'fsdp')}
 )
 
 
@@ -107,4 +114,11 @@ def use_mesh(mesh: Mesh, rules: Rules = RULES) -> Iterator[None]:
     under `fsdp` it may split them by width, as the parameters are, rather than by row.
     """
     with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(rules.items())):
+        yield
+
+
+@contextlib.contextmanager
+def use_rules(rules: Rules) -> Iterator[None]:
+    """Within it, what is traced has other rules, if it has any; see `use_mesh`."""
+    with nn.logical_axis_rules(tuple(rules.items()) if nn.get_logical_axis_rules() else ()):
         yield

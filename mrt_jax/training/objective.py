@@ -39,6 +39,14 @@ class Tally:
             weight=self.weight + other.weight,
         )
 
+    def total(self) -> 'Tally':
+        """The tally of several, stacked along the first axis, together."""
+        return Tally(
+            sums=jax.tree.map(lambda x: x.sum(axis=0), self.sums),
+            maxima=jax.tree.map(lambda x: x.max(axis=0), self.maxima),
+            weight=self.weight.sum(axis=0),
+        )
+
     def metrics(self) -> Metrics:
         """Means and maxima by name."""
         weight = jnp.where(self.weight > 0, self.weight, 1)

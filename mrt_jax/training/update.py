@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.logprobs import token_logprobs
@@ -16,12 +16,15 @@ from mrt_jax.models.logical_axes import axis_in_use
 from mrt_jax.models.lora import join, split
 from mrt_jax.models.transformer import Transformer, logical_axes, unembedding
 from mrt_jax.sharding.rules import (
+    REPLICA_RULES,
+    REPLICAS,
     batch_sharding,
     param_shardings,
     partition_spec,
     replicated,
     row_shards,
     shards_in_use,
+    use_rules,
 )
 from mrt_jax.training.objective import Loss, Metrics, Tally
 from mrt_jax.training.state import TrainState, state_shardings
@@ -87,8 +90,9 @@ def make_update(
     """Builds the jitted (state, frozen, batch) -> (state, metrics); the state is donated.
 
     The loss is a sum over tokens with weights from the whole batch, so gradients add up to the same
-    whatever the microbatch. An update whose loss or gradient is not finite changes nothing but the
-    step and `skipped_in_a_row`.
+    whatever the microbatch. Devices along data sum those of their own rows and tell each other
+    once, behind the last microbatch. An update whose loss or gradient is not finite changes nothing
+    but the step and `skipped_in_a_row`.
 
     Args:
         model: the policy's network.
@@ -109,6 +113,10 @@ def make_update(
     _check_rows(mesh, rows, microbatch_rows)
     shardings = state_shardings(model, optimizer, mesh)
     _, frozen_shardings = split(param_shardings(logical_axes(model), mesh))
+    replicas_lie = jax.tree.map(
+        lambda sharding: NamedSharding(mesh, PartitionSpec(REPLICAS, *sharding.spec)),
+        shardings.params,
+    )
 
     def microbatch_loss(params: Any, frozen: Any, batch: Any) -> tuple[jax.Array, Tally]:
         logprobs_BT, entropies_BT = next_token_logprobs(
@@ -117,10 +125,24 @@ def make_update(
         )
         return loss(logprobs_BT, entropies_BT, batch)
 
-    differentiate = jax.value_and_grad(microbatch_loss, has_aux=True)
+    def group(parts_NM: jax.Array) -> jax.Array:
+        """Rows [N, M, ...] of microbatches by the devices along data: [N, D, M / D, ...]."""
+        parts_NDR = parts_NM.reshape(
+            len(parts_NM), mesh.shape[REPLICAS], -1, *parts_NM.shape[2:]
+        )
+        spec = PartitionSpec(None, REPLICAS, *partition_spec(('rows',), REPLICA_RULES))
+        return jax.lax.with_sharding_constraint(parts_NDR, NamedSharding(mesh, spec))
+
+    def differentiate(params: Any, frozen: Any, part: Any) -> tuple[jax.Array, Tally, Any]:
+        with use_rules(REPLICA_RULES):
+            (loss, tally), gradient = jax.value_and_grad(microbatch_loss, has_aux=True)(
+                params, frozen, part
+            )
+        # Sums of microbatches are float32 whatever the parameters are.
+        return loss, tally, jax.tree.map(lambda x: x.astype(jnp.float32), gradient)
 
     def accumulate(params: Any, frozen: Any, batch: Any) -> tuple[jax.Array, Tally, Any]:
-        parts = _split(batch, microbatch_rows, mesh)
+        parts = jax.tree.map(group, _split(batch, microbatch_rows, mesh))
 
         def add(total: Any, part: Any) -> tuple[Any, None]:
             # Rows that packing has left empty cost nothing.
@@ -133,18 +155,23 @@ def make_update(
         def add_used(total: Any, part: Any) -> Any:
             (loss, tally, gradient), (so_far, all_tally, all_gradient) = run(part), total
             gradient = jax.tree.map(jnp.add, all_gradient, gradient)
-            # Reduced over the rows' devices at every part: a sum lies as its parameter does.
-            gradient = jax.lax.with_sharding_constraint(gradient, shardings.params)
+            # Reduced over the other rows' devices at every part: a sum lies as its parameter does.
+            gradient = jax.lax.with_sharding_constraint(gradient, replicas_lie)
             return so_far + loss, all_tally.add(tally), gradient
 
         def run(part: Any) -> tuple[jax.Array, Tally, Any]:
-            (loss, tally), gradient = differentiate(params, frozen, part)
-            # Sums of microbatches are float32 whatever the parameters are.
-            return loss, tally, jax.tree.map(lambda x: x.astype(jnp.float32), gradient)
+            """Sums over the rows of each replica, [D, ...]."""
+            if mesh.shape[REPLICAS] == 1:  # A mapped axis of one is not free.
+                only = differentiate(params, frozen, jax.tree.map(lambda x: x[0], part))
+                return jax.tree.map(lambda x: x[None], only)
+            return jax.vmap(differentiate, (None, None, 0), spmd_axis_name=REPLICAS)(
+                params, frozen, part
+            )
 
         shapes = jax.eval_shape(run, jax.tree.map(lambda x: x[0], parts))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.scan(add, zeros, parts)[0]
+        loss, tally, gradient = jax.lax.scan(add, zeros, parts)[0]
+        return loss.sum(), tally.total(), jax.tree.map(lambda x: x.sum(axis=0), gradient)
 
     def update(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, Metrics]:
         total, tally, gradient = accumulate(state.params, frozen, batch)

@@ -54,8 +54,6 @@ def size_of(*names: str) -> int:
 
 PARAMS, LAYERS = size_of(), size_of('embedding')  # The final norm is among the layers'.
 EMBEDDING = PARAMS - LAYERS
-# Of a tied embedding there are two, as table of the input and as output layer.
-GRADIENTS = PARAMS + EMBEDDING
 
 
 @pytest.mark.parametrize('axes', [dict(data=8), dict(data=4, sequence=2)], ids=str)
@@ -67,11 +65,20 @@ def test_devices_with_rows_of_their_own_decode_alone(name, axes):
     assert all(one.source.endswith('while/cond/reduce_or') for one in exchanges)
 
 
-def test_devices_with_copies_of_the_parameters_sum_each_gradient_once():
-    exchanges = told('update', data=8)
-    assert kinds(exchanges) == {'all-reduce'}
-    # With the final norm's go the step's numbers.
-    assert 0 <= total(exchanges, 'all-reduce') - GRADIENTS < SMALL
+def test_devices_with_copies_of_the_parameters_sum_gradients_once_a_step():
+    """However many microbatches a step has."""
+    config = make_config(prompts_per_step=32, microbatch_rows=8)
+    [update] = compile_step(config, NETWORK, make_mesh(data=8), names=['update'])
+    exchanges = list_collectives(update.compiled.as_text(), STEPS)
+    assert any(one.count == 4 for one in exchanges)  # Microbatches, and whether each is empty.
+    large = [one for one in exchanges if one.bytes > SMALL]
+    # With the gradients go the step's numbers.
+    assert 0 <= total(large, 'all-reduce') - PARAMS < SMALL
+    # The rows of a microbatch are shared out anew: each array of the batch, in two steps.
+    rows = FLOAT * 4 * config.row_tokens
+    rest = [one for one in large if one.kind != 'all-reduce']
+    assert kinds(rest) <= {'all-to-all', 'collective-permute'}
+    assert all(one.bytes == rows and one.count == 1 for one in rest)
 
 
 def test_split_parameters_are_gathered_to_decode_once_and_to_train_once_each_way():
@@ -84,7 +91,8 @@ def test_split_parameters_are_gathered_to_decode_once_and_to_train_once_each_way
         assert max(one.count for one in gathers) == (1 if name == 'prover' else 2), name
     summed = told('update', fsdp=8)
     assert kinds(summed) == {'all-gather', 'all-reduce'}
-    assert 0 <= total(summed, 'all-reduce') - GRADIENTS < 2 * SMALL
+    # Of a tied embedding there are two, as table of the input and as output layer.
+    assert 0 <= total(summed, 'all-reduce') - (PARAMS + EMBEDDING) < 2 * SMALL
 
 
 @pytest.mark.parametrize('axes', [dict(data=4, tensor=2), dict(fsdp=4, tensor=2)], ids=str)
