@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from mrt_jax.kernels.logprobs import soft_cap
+from mrt_jax.models.cache import Stored, as_read
 
 _HIDDEN = -1e30
 
@@ -20,8 +21,8 @@ class Source:
         visible_XTS: bool.
     """
 
-    k_BKCS: jax.Array
-    v_BKSC: jax.Array
+    k_BKCS: Stored
+    v_BKSC: Stored
     visible_XTS: jax.Array
 
 
@@ -117,24 +118,27 @@ def _attend_part(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Maximum score and sum of exponentials [X, H, T] and weighted values [X, H, T, C], float32."""
     rows, heads, length, width = q_XHTC.shape
-    parents, kv_heads, slots, _ = source.v_BKSC.shape
+    keys, key_steps = as_read(source.k_BKCS, q_XHTC.dtype)
+    read_values, value_steps = as_read(source.v_BKSC, q_XHTC.dtype)
+    parents, kv_heads, slots, _ = read_values.shape
     fork, share = rows // parents, heads // kv_heads
     # All queries that read one parent's head become the rows of one matrix product.
     q = q_XHTC.reshape(parents, fork, kv_heads, share, length, width)
     q = q.transpose(0, 2, 3, 1, 4, 5).reshape(parents, kv_heads, -1, width)
-    scores = jnp.einsum(
-        'bkqc,bkcs->bkqs', q, source.k_BKCS, preferred_element_type=jnp.float32
-    )
+    scores = jnp.einsum('bkqc,bkcs->bkqs', q, keys, preferred_element_type=jnp.float32)
+    if key_steps is not None:
+        scores *= key_steps
     scores = soft_cap(scores * scale, cap)
     seen = source.visible_XTS.reshape(parents, 1, 1, fork * length, slots)
     scores = scores.reshape(parents, kv_heads, share, fork * length, slots)
     scores = jnp.where(seen, scores, _HIDDEN)
     maximum = jax.lax.stop_gradient(scores.max(axis=-1))
     weights = jnp.exp(scores - maximum[..., None])
+    shares = weights.reshape(parents, kv_heads, -1, slots)
+    if value_steps is not None:
+        shares *= value_steps.swapaxes(-1, -2)
     values = jnp.einsum(
-        'bkqs,bksc->bkqc',
-        weights.reshape(parents, kv_heads, -1, slots).astype(source.v_BKSC.dtype),
-        source.v_BKSC,
+        'bkqs,bksc->bkqc', shares.astype(read_values.dtype), read_values,
         preferred_element_type=jnp.float32,
     )
 

@@ -8,8 +8,28 @@ from flax import struct
 
 from mrt_jax.models.config import ModelConfig
 
+# As activations are, or see `Int8`.
+CACHE_DTYPES = COMPUTE, INT8 = 'compute', 'int8'
+_LARGEST_CODE = 127
+
 # Rotated keys [X, K, T, C] and values [X, K, T, C] of some tokens, for each layer.
 NewKV = tuple[tuple[jax.Array, jax.Array], ...]
+
+
+@struct.dataclass
+class Int8:
+    """Keys or values rounded to int8, each head of each token by a step of its own.
+
+    Attributes:
+        codes: int8, as the numbers would lie; each stands for so many steps.
+        steps: float32, the same with an axis of 1 in place of the head's width.
+    """
+
+    codes: jax.Array
+    steps: jax.Array
+
+
+Stored = jax.Array | Int8
 
 
 @struct.dataclass
@@ -21,15 +41,15 @@ class KVCache:
     step would copy its part of a stack before reading it.
 
     Attributes:
-        k_BKCS, v_BKSC: of each layer, in the compute dtype.
+        k_BKCS, v_BKSC: of each layer, in the compute dtype or as `Int8`.
         positions_BS: int32, position of the token in each slot; -1 where there is none.
     """
 
-    k_BKCS: tuple[jax.Array, ...]
-    v_BKSC: tuple[jax.Array, ...]
+    k_BKCS: tuple[Stored, ...]
+    v_BKSC: tuple[Stored, ...]
     positions_BS: jax.Array
 
-    def layer(self, index: int) -> tuple[jax.Array, jax.Array]:
+    def layer(self, index: int) -> tuple[Stored, Stored]:
         """Keys and values of one layer."""
         return self.k_BKCS[index], self.v_BKSC[index]
 
@@ -61,12 +81,24 @@ class Context:
     limit_X: jax.Array | None = None
 
 
+def round_to_int8(x: jax.Array, width_axis: int) -> Int8:
+    """The nearest of 255 even steps between the largest magnitude along an axis and its negative.
+
+    What is read is off by half a step at most, 1 / 254 of that magnitude.
+    """
+    x = x.astype(jnp.float32)
+    largest = jnp.abs(x).max(axis=width_axis, keepdims=True)
+    steps = jnp.where(largest > 0, largest / _LARGEST_CODE, 1)
+    return Int8(jnp.round(x / steps).astype(jnp.int8), steps)
+
+
 def empty_cache(config: ModelConfig, rows: int, slots: int, dtype: Any) -> KVCache:
-    """A cache of `slots` empty slots."""
+    """A cache of `slots` empty slots; see `Transformer.stored_dtype`."""
     shape, layers = (rows, config.num_kv_heads), range(config.num_layers)
+    keys, values = (*shape, config.head_width, slots), (*shape, slots, config.head_width)
     return KVCache(
-        k_BKCS=tuple(jnp.zeros((*shape, config.head_width, slots), dtype) for _ in layers),
-        v_BKSC=tuple(jnp.zeros((*shape, slots, config.head_width), dtype) for _ in layers),
+        k_BKCS=tuple(_store(jnp.zeros(keys), 2, dtype) for _ in layers),
+        v_BKSC=tuple(_store(jnp.zeros(values), 3, dtype) for _ in layers),
         positions_BS=jnp.full((rows, slots), -1, jnp.int32),
     )
 
@@ -74,22 +106,37 @@ def empty_cache(config: ModelConfig, rows: int, slots: int, dtype: Any) -> KVCac
 def as_cache(new_kv: NewKV, positions_BT: jax.Array, dtype: Any) -> KVCache:
     """A cache that holds just these tokens, slot t the t-th of every row."""
     return KVCache(
-        k_BKCS=tuple(k_BKTC.swapaxes(-1, -2).astype(dtype) for k_BKTC, _ in new_kv),
-        v_BKSC=tuple(v_BKTC.astype(dtype) for _, v_BKTC in new_kv),
+        k_BKCS=tuple(_store(k_BKTC.swapaxes(-1, -2), 2, dtype) for k_BKTC, _ in new_kv),
+        v_BKSC=tuple(_store(v_BKTC, 3, dtype) for _, v_BKTC in new_kv),
         positions_BS=positions_BT,
     )
 
 
 def append(
-    layer: tuple[jax.Array, jax.Array], k_BKTC: jax.Array, v_BKTC: jax.Array, slot: jax.Array | int
-) -> tuple[jax.Array, jax.Array]:
+    layer: tuple[Stored, Stored], k_BKTC: jax.Array, v_BKTC: jax.Array, slot: jax.Array | int
+) -> tuple[Stored, Stored]:
     """A layer's keys and values with T tokens of every row in the slots from `slot` on.
 
     Done before the layer reads them, the write is in place: nobody needs what was there.
     """
     k_BKCS, v_BKSC = layer
-    k_BKCT = k_BKTC.swapaxes(-1, -2).astype(k_BKCS.dtype)
-    return (
-        jax.lax.dynamic_update_slice_in_dim(k_BKCS, k_BKCT, slot, 3),
-        jax.lax.dynamic_update_slice_in_dim(v_BKSC, v_BKTC.astype(v_BKSC.dtype), slot, 2),
-    )
+
+    def write(stored: Stored, new: jax.Array, width_axis: int, slot_axis: int) -> Stored:
+        dtype = INT8 if isinstance(stored, Int8) else stored.dtype
+        return jax.tree.map(
+            lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, slot, slot_axis),
+            stored, _store(new, width_axis, dtype),
+        )
+
+    return write(k_BKCS, k_BKTC.swapaxes(-1, -2), 2, 3), write(v_BKSC, v_BKTC, 3, 2)
+
+
+def _store(x: jax.Array, width_axis: int, dtype: Any) -> Stored:
+    return round_to_int8(x, width_axis) if dtype == INT8 else x.astype(dtype)
+
+
+def as_read(stored: Stored, dtype: Any) -> tuple[jax.Array, jax.Array | None]:
+    """What products are taken with, and the steps that they must be multiplied by, if any."""
+    if isinstance(stored, Int8):
+        return stored.codes.astype(dtype), stored.steps
+    return stored, None

@@ -22,7 +22,15 @@ from mrt_jax.models.attention_kernels import (
     splits_tokens,
     takes,
 )
-from mrt_jax.models.cache import Context, KVCache, NewKV, Room, append
+from mrt_jax.models.cache import (
+    CACHE_DTYPES,
+    COMPUTE,
+    Context,
+    KVCache,
+    NewKV,
+    Room,
+    append,
+)
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.lora import DOWN, UP
 from mrt_jax.models.rotary import rotate, rotation
@@ -233,6 +241,7 @@ class Transformer(nn.Module):
         lora_rank: rank of the adapter of every linear layer, see `models.lora`; 0 for none.
         kernel: of rows that attend to themselves only, see `attention_kernels`; rows that
             `attention_kernels.takes` turns down are attended to plainly.
+        cache_dtype: of keys and values that are kept, of `CACHE_DTYPES`.
     """
 
     config: ModelConfig
@@ -241,13 +250,22 @@ class Transformer(nn.Module):
     param_dtype: str = 'float32'
     lora_rank: int = 0
     kernel: str = 'plain'
+    cache_dtype: str = COMPUTE
 
     def __post_init__(self) -> None:
         if self.kernel not in KERNELS:
             raise ValueError(f'kernel {self.kernel!r} is none of {", ".join(KERNELS)}')
+        if self.cache_dtype not in CACHE_DTYPES:
+            known = ', '.join(CACHE_DTYPES)
+            raise ValueError(f'cache_dtype {self.cache_dtype!r} is none of {known}')
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f'remat {self.remat!r} is none of {", ".join(REMAT_POLICIES)}')
         super().__post_init__()
+
+    @property
+    def stored_dtype(self) -> str:
+        """What caches are made of."""
+        return self.dtype if self.cache_dtype == COMPUTE else self.cache_dtype
 
     @nn.compact
     def __call__(

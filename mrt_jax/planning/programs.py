@@ -12,6 +12,7 @@ from jax.experimental import topologies
 from jax.sharding import AbstractMesh, Mesh
 
 from mrt_jax.errors import InputError
+from mrt_jax.models.cache import INT8
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.lora import split
 from mrt_jax.models.transformer import Transformer, abstract_params, logical_axes
@@ -166,7 +167,7 @@ def _compile_rollouts(
     steps = response_slots(budget, terminals)
     work = rollout_work(
         model.config, rows=rows, group=config.group_size, prompt=config.max_prompt_tokens,
-        new=steps, itemsize=jnp.dtype(model.dtype).itemsize,
+        new=steps, **_itemsizes(model),
     )
     loops = len(stage_ends(config.max_prompt_tokens, steps))
     contents = _contents(config, model, mesh, cache)
@@ -195,7 +196,7 @@ def _compile_prover(
     work = prover_work(
         model.config, rows=rows, boundaries=config.max_boundaries, branches=config.branches,
         prefix=cache.positions_BS.shape[1], text=TERMINATION_TOKENS,
-        answer=config.max_answer_tokens, itemsize=jnp.dtype(model.dtype).itemsize,
+        answer=config.max_answer_tokens, **_itemsizes(model),
     )
     contents = _contents(config, model, mesh, cache)
     return Program(
@@ -261,6 +262,14 @@ def _by_row(tree: Any, mesh: Mesh, rules: Rules) -> Any:
 def _keys(rows: int) -> jax.ShapeDtypeStruct:
     """Shape of typed PRNG keys, one a row."""
     return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
+
+
+def _itemsizes(model: Transformer) -> dict[str, float]:
+    """Bytes of what decoding reads."""
+    element = jnp.dtype(model.stored_dtype).itemsize
+    if model.stored_dtype == INT8:
+        element += jnp.dtype(jnp.float32).itemsize / model.config.head_width  # A head's step.
+    return {'itemsize': jnp.dtype(model.dtype).itemsize, 'cache_itemsize': element}
 
 
 def _contents(config: Any, model: Transformer, mesh: Mesh, cache: Any) -> dict[str, int]:

@@ -55,13 +55,14 @@ def attention_flops(config: ModelConfig, queries_and_keys: Count) -> Count:
     return 4 * config.num_layers * config.num_heads * config.head_width * queries_and_keys
 
 
-def cache_bytes(config: ModelConfig, tokens: float, itemsize: int) -> float:
+def cache_bytes(config: ModelConfig, tokens: float, itemsize: float) -> float:
     """Keys and values of so many tokens."""
     return 2 * config.num_layers * config.num_kv_heads * config.head_width * itemsize * tokens
 
 
 def rollout_work(
-    config: ModelConfig, *, rows: int, group: int, prompt: int, new: int, itemsize: int
+    config: ModelConfig, *, rows: int, group: int, prompt: int, new: int, itemsize: int,
+    cache_itemsize: float | None = None,
 ) -> Work:
     """Prompts read once a group, then `new` tokens of every row, one at a time.
 
@@ -69,27 +70,29 @@ def rollout_work(
         config: the network's.
         rows, group: responses, and those of one prompt.
         prompt, new: tokens of each.
-        itemsize: bytes of a parameter and of a cache's element.
+        itemsize: bytes of a parameter.
+        cache_itemsize: of a cache's element; None: as many.
     """
+    cache_itemsize = cache_itemsize or itemsize
     body, head, prompts = body_params(config), head_params(config), rows // group
     prefill = Work(
         2 * body * prompts * prompt + 2 * head * prompts
         + attention_flops(config, prompts * prompt**2 / 2),
         (body + head) * itemsize,
-        cache_bytes(config, rows * prompt, itemsize),
+        cache_bytes(config, rows * prompt, cache_itemsize),
     )
     seen = rows * new * (prompt + new / 2)
     decode = Work(
         2 * (body + head) * rows * new + attention_flops(config, seen),
         (body + head) * itemsize * new,
-        cache_bytes(config, seen, itemsize),
+        cache_bytes(config, seen, cache_itemsize),
     )
     return prefill + decode
 
 
 def prover_work(
     config: ModelConfig, *, rows: int, boundaries: int, branches: int, prefix: int, text: int,
-    answer: int, itemsize: int,
+    answer: int, itemsize: int, cache_itemsize: float | None = None,
 ) -> Work:
     """Answers forked from every boundary: a trace's cache is read once a step for all of its own.
 
@@ -98,20 +101,21 @@ def prover_work(
         rows, boundaries, branches: traces, B; boundaries of each, E; answers at each, M.
         prefix: tokens of prompt and response in a trace; a boundary sees half of them.
         text, answer: tokens of the termination text and of an answer.
-        itemsize: bytes of a parameter and of a cache's element.
+        itemsize, cache_itemsize: as in `rollout_work`.
     """
+    cache_itemsize = cache_itemsize or itemsize
     body, head, asked = body_params(config), head_params(config), rows * boundaries
     read = Work(
         2 * body * asked * text + attention_flops(config, asked * text * prefix / 2),
         body * itemsize,
-        cache_bytes(config, rows * prefix, itemsize),
+        cache_bytes(config, rows * prefix, cache_itemsize),
     )
     seen = asked * branches * answer * (prefix / 2 + text + answer / 2)
     own = asked * branches * answer * answer / 2
     decode = Work(
         2 * (body + head) * asked * branches * answer + attention_flops(config, seen),
         (body + head) * itemsize * answer,
-        cache_bytes(config, rows * prefix * answer + own, itemsize),
+        cache_bytes(config, rows * prefix * answer + own, cache_itemsize),
     )
     return read + decode
 

@@ -228,7 +228,7 @@ def _answer(
     hidden_XAD, text_kv = read_tokens(
         model, params, text_XA, text_positions_XA, (Context(cache, limit_X),)
     )
-    text = as_cache(text_kv, text_positions_XA, model.dtype)
+    text = as_cache(text_kv, text_positions_XA, model.stored_dtype)
 
     start_R = jnp.repeat(limit_X + lengths_X, branches)
     limit_R = jnp.repeat(limit_X, branches)
@@ -267,7 +267,7 @@ def _answer(
         rows=start_phases(jnp.repeat(mask_BE.reshape(-1), branches), budget),
         tokens_RA=jnp.full((total, max_answer_tokens), terminals.pad_id, jnp.int32),
         logprobs_RA=jnp.zeros((total, max_answer_tokens), jnp.float32),
-        suffix=empty_cache(model.config, total, max(1, max_answer_tokens - 1), model.dtype),
+        suffix=empty_cache(model.config, total, max(1, max_answer_tokens - 1), model.stored_dtype),
     )
     decode = draw(decode, jnp.repeat(hidden_XAD[:, -1], branches, axis=0))
     decode = jax.lax.while_loop(unfinished, decode_token, decode)

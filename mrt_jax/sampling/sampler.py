@@ -140,7 +140,7 @@ def _prefill(
     )
     hidden_BD = jnp.repeat(hidden_YPD[:, -1], group_size, axis=0)
     prompt_kv = jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), prompt_kv)
-    return hidden_BD, as_cache(prompt_kv, positions_BP, model.dtype)
+    return hidden_BD, as_cache(prompt_kv, positions_BP, model.stored_dtype)
 
 
 def _fill_cache(model: Transformer, params: Any, sequences: PromptBatch) -> KVCache:
@@ -150,7 +150,7 @@ def _fill_cache(model: Transformer, params: Any, sequences: PromptBatch) -> KVCa
 
 def _grow(model: Transformer, cache: KVCache, slots: int) -> KVCache:
     """The same cache with empty slots behind its own."""
-    larger = empty_cache(model.config, cache.positions_BS.shape[0], slots, model.dtype)
+    larger = empty_cache(model.config, cache.positions_BS.shape[0], slots, model.stored_dtype)
     return jax.tree.map(
         lambda new, old: jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim), larger, cache
     )

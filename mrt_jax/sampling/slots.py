@@ -150,8 +150,8 @@ def _sample_in_slots(
             row_GW=jnp.full((shards, own_slots), rows, jnp.int32),
             hidden_GWD=jnp.zeros((shards, own_slots, model.config.width), model.dtype),
             rows=dataclasses.replace(by_shards, phases=phases),
-            cache=empty_cache(model.config, slots, ring, model.dtype),
-            kept=empty_cache(model.config, total, ring, model.dtype) if keep_cache else None,
+            cache=empty_cache(model.config, slots, ring, model.stored_dtype),
+            kept=empty_cache(model.config, total, ring, model.stored_dtype) if keep_cache else None,
         )
 
     def free_GW(decode: _Decode) -> jax.Array:
@@ -244,7 +244,7 @@ def _sample_in_slots(
         thought_closed_B=done.phases.thought_B,
         forced_B=done.phases.forced_B,
         ended_B=done.phases.stopped_B,
-        cache=decode.kept or empty_cache(model.config, total, 0, model.dtype),
+        cache=decode.kept or empty_cache(model.config, total, 0, model.stored_dtype),
     )
 
 
@@ -276,7 +276,7 @@ def _read_prompts(
         tokens_YP, lengths_Y = part
         positions_YP = prompt_positions(lengths_Y, width)
         hidden_YPD, new_kv = read_tokens(model, params, tokens_YP, positions_YP)
-        return hidden_YPD[:, -1], as_cache(new_kv, positions_YP, model.dtype)
+        return hidden_YPD[:, -1], as_cache(new_kv, positions_YP, model.stored_dtype)
 
     hidden, cache = jax.lax.map(read, (split(prompts.tokens_BP), split(prompts.lengths_B)))
 
@@ -295,14 +295,17 @@ def _ring(prompt: KVCache, size: int, step: jax.Array) -> KVCache:
     """Prompts' caches on rings of `size` positions, the next token's being `step` mod `size`."""
     width = prompt.positions_BS.shape[1]
 
-    def turn(x: jax.Array, axis: int, empty: int) -> jax.Array:
-        padding = [(0, 0)] * x.ndim
-        padding[axis] = (0, size - width)
-        return jnp.roll(jnp.pad(x, padding, constant_values=empty), step - width, axis)
+    def turn(tree: Any, axis: int, empty: int = 0) -> Any:
+        def turn_one(x: jax.Array) -> jax.Array:
+            padding = [(0, 0)] * x.ndim
+            padding[axis] = (0, size - width)
+            return jnp.roll(jnp.pad(x, padding, constant_values=empty), step - width, axis)
+
+        return jax.tree.map(turn_one, tree)
 
     return KVCache(
-        k_BKCS=tuple(turn(k_BKCS, 3, 0) for k_BKCS in prompt.k_BKCS),
-        v_BKSC=tuple(turn(v_BKSC, 2, 0) for v_BKSC in prompt.v_BKSC),
+        k_BKCS=turn(prompt.k_BKCS, 3),
+        v_BKSC=turn(prompt.v_BKSC, 2),
         positions_BS=turn(prompt.positions_BS, 1, -1),
     )
 

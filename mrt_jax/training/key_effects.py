@@ -11,6 +11,7 @@ from typing import Any
 
 from mrt_jax.errors import InputError
 from mrt_jax.methods.credit import EPISODE_CREDITS
+from mrt_jax.models.cache import COMPUTE
 from mrt_jax.training.arms import OF_THE_COMPARISON, arm_config
 
 
@@ -58,9 +59,10 @@ _PENALISES_LENGTH = Condition(
     "length_penalty='none' has no weight: set length_penalty to kimi or arora",
 )
 _MOVES_AWAY = Condition(
-    # Rounding in bfloat16 moves ratios too, unless they are to the trainer's own numbers.
+    # Rounding by the sampler moves ratios too, unless they are to the trainer's own numbers.
     lambda config: config.updates_per_step > 1
-    or (config.compute_dtype == 'bfloat16' and config.mismatch.level == 'none'),
+    or ((config.compute_dtype, config.cache_dtype) != ('float32', COMPUTE)
+        and config.mismatch.level == 'none'),
     'the first update on a batch begins at the policy that sampled it, where no ratio leaves 1: '
     'set updates_per_step to 2 or more',
 )

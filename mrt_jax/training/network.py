@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from mrt_jax.errors import InputError
 from mrt_jax.models.attention_kernels import KERNELS, ROW_MULTIPLE, fastest_kernel
+from mrt_jax.models.cache import CACHE_DTYPES, COMPUTE
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.transformer import REMAT_POLICIES, Transformer
 from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -25,6 +26,8 @@ def check_network(config: Any) -> None:
     """
     others = {'remat': tuple(REMAT_POLICIES), 'attention': ('auto', *KERNELS)}
     known = dict.fromkeys(('compute_dtype', 'param_dtype', 'save_dtype'), DTYPES)
+    if 'cache_dtype' in config:  # Fine-tuning samples nothing.
+        others['cache_dtype'] = CACHE_DTYPES
     for key, values in {**known, **others}.items():
         if config[key] not in values:
             raise InputError(f'{key}={config[key]!r} is unknown; known: {", ".join(values)}')
@@ -68,7 +71,7 @@ def make_network(config: Any, model_config: ModelConfig) -> Transformer:
         logging.info('attention: %s', kernel)
     return Transformer(
         model_config, config.compute_dtype, config.remat, config.param_dtype, config.lora_rank,
-        kernel,
+        kernel, config.get('cache_dtype', COMPUTE),
     )
 
 

@@ -27,21 +27,24 @@ CHANGES = dict(
 
 @dataclasses.dataclass(frozen=True)
 class Story:
-    """A run of two processes that was stopped, lost one of them, and was finished.
+    """A run of two processes that was stopped, lost one, had one hang, and was finished.
 
     Attributes:
         workdir: of the run.
-        stopped, killed, finished: exit code and stderr of each launch.
+        stopped, killed, hung, finished: exit code and stderr of each launch.
         stopped_at: steps when it was stopped.
-        seconds: from the loss of a process to the end of the launch.
+        killed_seconds: from the loss of a process to the end of the launch.
+        hung_seconds: from when one hangs to the end of the other.
     """
 
     workdir: Path
     stopped: tuple[int, str]
     killed: tuple[int, str]
+    hung: tuple[int, str]
     finished: tuple[int, str]
     stopped_at: int
-    seconds: float
+    killed_seconds: float
+    hung_seconds: float
 
 
 def flatten(tree, prefix=''):
@@ -96,8 +99,22 @@ def story(tmp_path_factory):
     os.kill(children(process.pid)[1], signal.SIGKILL)
     began = time.monotonic()
     killed = end(process)
-    seconds = time.monotonic() - began
-    return Story(workdir, stopped, killed, end(launch(workdir)), stopped_at, seconds)
+    killed_seconds = time.monotonic() - began
+    process = launch(workdir)
+    wait_for_steps(process, workdir, len(read_steps(workdir)) + 1)
+    os.kill(children(process.pid)[1], signal.SIGSTOP)
+    began = time.monotonic()
+    while len(children(process.pid)) == 2 and time.monotonic() < began + 400:
+        time.sleep(0.1)
+    hung_seconds = time.monotonic() - began
+    for _ in range(2):  # Rather than wait until the launch kills what hangs.
+        process.send_signal(signal.SIGTERM)
+        time.sleep(1)
+    hung = end(process)
+    return Story(
+        workdir, stopped, killed, hung, end(launch(workdir)), stopped_at, killed_seconds,
+        hung_seconds,
+    )
 
 
 @pytest.fixture(scope='module')
@@ -119,7 +136,14 @@ def test_a_lost_process_ends_the_other_and_the_launch(story):
     assert code == 128 + signal.SIGKILL, errors
     assert 'process 1 was the first to fail' in errors
     assert 'kills what is left' not in errors  # The other ended by itself.
-    assert story.seconds < 60
+    assert story.killed_seconds < 60
+
+
+def test_a_process_that_hangs_ends_the_other(story):
+    code, errors = story.hung
+    assert code == 128 + signal.SIGABRT, errors
+    assert 'stopped sending heartbeats' in errors and 'process 0 was the first to fail' in errors
+    assert story.hung_seconds < 60
 
 
 def test_two_processes_train_as_one(story, whole):

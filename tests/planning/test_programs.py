@@ -68,6 +68,22 @@ def test_parameters_are_gathered_once_and_not_at_every_step():
         assert 0 < told['all-gather']['bytes'] < 3 * size, program.name
 
 
+def test_an_int8_cache_takes_a_quarter_and_its_steps(programs):
+    config = make_config(cache_dtype='int8')
+    network = tiny_config()
+    width, heads = network.head_width, network.num_kv_heads // MESH['tensor']
+    for program in compile_step(config, network, make_mesh(**MESH), ['rollouts', 'prover']):
+        whole = programs[program.name]
+        token = 2 * network.num_layers * heads * 4 * width  # And its position.
+        kept = whole.contents['cache'] * token / (token + 4)
+        assert whole.contents['cache'] - program.contents['cache'] == pytest.approx(
+            kept * (1 - (width + 4) / (4 * width))
+        )
+        assert program.work.split_bytes == pytest.approx(
+            whole.work.split_bytes * (width + 4) / (4 * width)
+        )
+
+
 def test_programs_that_cannot_be_read_say_so(programs, capsys):
     class Unreadable:
         memory_analysis = programs['update'].compiled.memory_analysis

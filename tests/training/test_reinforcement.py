@@ -106,6 +106,19 @@ def test_sampler_and_trainer_agree(whole_run):
     assert all(step['sampler_trainer_difference'] < 1e-4 for step in read_steps(whole_run))
 
 
+def test_what_an_int8_cache_rounds_is_measured_and_corrected(policy, whole_run, tmp_path):
+    config = small_run(policy, num_steps=2, cache_dtype='int8', entropy_coef=0.1)
+    config.mismatch.level = 'token'
+    assert train_policy(config, tmp_path)
+    exact = read_steps(whole_run)[0]['sampler_trainer_difference']
+    for step in read_steps(tmp_path):
+        assert step['skipped'] == 0 and step['grad_norm'] > 0
+        assert 10 * exact < step['sampler_trainer_difference'] < MOST_DIFFERENCE
+        assert step['mismatch_weight'] == pytest.approx(1, abs=0.05)
+    with pytest.raises(InputError, match="cache_dtype='int4' is unknown; known: compute, int8"):
+        train_policy(small_run(policy, cache_dtype='int4'), tmp_path)
+
+
 def test_all_programs_compile_in_the_first_step(policy, tmp_path, monkeypatch):
     """One rollout shape, one prover shape, one update shape: whatever compiles, compiles once."""
     compiled, after_step = [], []
