@@ -1,4 +1,4 @@
-"""MRT online on slices of TPUs, sized so that each step fits the memory of the chips.
+"""MRT online on slices of TPUs and nodes of GPUs, sized so that each step fits their memory.
 
 python -m experiments.train --config=configs/pods.py:VARIANT --workdir=runs/pods \\
     --config.policy=DIR
@@ -9,9 +9,11 @@ python -m experiments.train --config=configs/pods.py:VARIANT --workdir=runs/pods
 | qwen_1_5b_v5p_8 | DeepSeek-R1-Distill-Qwen-1.5B | v5p:2x2x1 | 4 |
 | qwen_7b_v5p_32 | DeepSeek-R1-Distill-Qwen-7B | v5p:2x2x4 | 16 |
 | llama_8b_v6e_16 | Llama-3.1-8B, taught to backtrack | v6e:4x4 | 16 |
+| qwen_1_5b_h100_8 | DeepSeek-R1-Distill-Qwen-1.5B | h100:8 | 8 |
+| qwen_7b_h100_16 | DeepSeek-R1-Distill-Qwen-7B | h100:2x8 | 16 |
 
 The R1 policies think for 16,384 tokens, the length of the paper's evaluation; the Llama for 4,096,
-that of the paper's backtracking. What a step costs on each slice is planned without a TPU:
+that of the paper's backtracking. What a step costs on each slice is planned without it:
 experiments/results/plans has the figures. Everything else is as in configs/math.py.
 """
 
@@ -36,6 +38,12 @@ SLICES = {
     ),
     'llama_8b_v6e_16': dict(
         mesh=dict(fsdp=4, tensor=4), prompts_per_step=16, microbatch_rows=4, **SHORT,
+    ),
+    'qwen_1_5b_h100_8': dict(
+        mesh=dict(fsdp=8), prompts_per_step=16, microbatch_rows=8, **LONG,
+    ),
+    'qwen_7b_h100_16': dict(
+        mesh=dict(data=2, fsdp=8), prompts_per_step=16, microbatch_rows=16, **LONG,
     ),
 }
 

@@ -1,12 +1,19 @@
-"""Compiles a config's programs for a TPU topology that is not here, and says what they cost.
+"""Compiles a config's programs for TPUs or GPUs that are not here, and says what they cost.
 
     JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 TPU_LIBRARY_PATH=.../libtpu/libtpu.so \\
         python -m experiments.plan --config=configs/pods.py:qwen_1_5b_v5e_16 --topology=v5e:4x4 \\
         --config.policy=FOLDER
 
 `pip install --no-deps libtpu==0.0.42.1` brings the compiler that jax 0.10.2 goes with; no TPU is
-needed. Of the policy only `config.json` is read. For the rollouts, the meta-prover and the update
-of one step the table shows what each device must hold beside its memory, how often the TPU's
+needed. For GPUs, `--topology=h100:8` or `h100:2x8` for two nodes, it is that of jax[cuda13]:
+
+    pip install --no-deps --target DIR jax-cuda13-plugin==0.10.2 jax-cuda13-pjrt==0.10.2 \\
+        nvidia-cudnn-cu13
+    JAX_PLATFORMS=cpu PYTHONPATH=DIR LD_LIBRARY_PATH=DIR/nvidia/cudnn/lib \\
+        python -m experiments.plan --config=configs/pods.py:qwen_1_5b_h100_8 --topology=h100:8 ...
+
+Of the policy only `config.json` is read. For the rollouts, the meta-prover and the update
+of one step the table shows what each device must hold beside its memory, how often the chip's
 attention kernels stand in the program, the least that it computes and moves, and what it tells the
 others; the estimated time is the longest of the three at the chip's published rates, so a step
 takes longer. Rollouts and answers are taken to be as long as they may be.
@@ -35,7 +42,7 @@ def define_flags() -> None:
     flags.mark_flag_as_required('config')
     flags.DEFINE_list(
         'topology', None,
-        'CHIP:SHAPE, such as v5e:4x4 or v5p:2x2x4; several, smallest first, to compare them.',
+        'CHIP:SHAPE, such as v5e:4x4, v5p:2x2x4 or h100:2x8; several, smallest first, to compare.',
         required=True,
     )
     flags.DEFINE_list(

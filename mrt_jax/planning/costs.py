@@ -10,7 +10,8 @@ from mrt_jax.planning.chips import Chip
 from mrt_jax.planning.collectives import count_collectives
 from mrt_jax.planning.programs import Program
 
-PALLAS_CALL = 'custom_call_target="tpu_custom_call"'
+# Pallas kernels on TPU, cuDNN's attention on GPU.
+KERNEL_CALLS = ('custom_call_target="tpu_custom_call"', 'custom_call_target="__cudnn$fmha')
 
 
 def describe(program: Program, chip: Chip, mesh: Mesh) -> dict[str, Any]:
@@ -18,8 +19,8 @@ def describe(program: Program, chip: Chip, mesh: Mesh) -> dict[str, Any]:
 
     Returns:
         Figures by name, for JSON. `collectives` by kind, in bytes of their results, and
-        `attention_kernels`, how many calls of Pallas kernels stand in the program, are None, and
-        the time is without collectives, where JAX cannot read what the compiler has made.
+        `attention_kernels`, how many calls of them stand in the program, are None, and the time is
+        without collectives, where JAX cannot read what the compiler has made.
     """
     memory = program.compiled.memory_analysis()
     held = (
@@ -50,7 +51,7 @@ def describe(program: Program, chip: Chip, mesh: Mesh) -> dict[str, Any]:
         'flops': flops,
         'bytes_accessed': moved,
         'collectives': collectives,
-        'attention_kernels': None if text is None else text.count(PALLAS_CALL),
+        'attention_kernels': None if text is None else sum(map(text.count, KERNEL_CALLS)),
         'seconds_by_bound': seconds,
         'bound': bound,
         'estimated_seconds': seconds[bound],

@@ -8,14 +8,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 from jax.sharding import AbstractMesh, Mesh
 
 from mrt_jax.errors import InputError
+from mrt_jax.models.attention_kernels import fastest_kernel
 from mrt_jax.models.cache import INT8
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.lora import split
 from mrt_jax.models.transformer import Transformer, abstract_params, logical_axes
+from mrt_jax.planning.topologies import describe_devices
 from mrt_jax.planning.work import Work, prover_work, rollout_work, update_work
 from mrt_jax.sampling.fork import prove_branches, same_termination
 from mrt_jax.sampling.phases import Budget, Terminals
@@ -70,21 +71,12 @@ class Program:
 
 
 def topology_mesh(topology: str, axes: dict[str, int]) -> Mesh:
-    """The devices of a TPU topology such as 'v5e:4x4' as a mesh.
+    """The devices of a topology such as 'v5e:4x4' or 'h100:8' as a mesh.
 
     Raises:
-        InputError: the TPU compiler is missing or does not know the topology, or see `make_mesh`.
+        InputError: see `describe_devices` and `make_mesh`.
     """
-    try:
-        described = topologies.get_topology_desc(platform='tpu', topology_name=topology)
-    except Exception as error:  # JAX passes on whatever the compiler's library says.
-        reason = str(error).partition('\n')[0]
-        raise InputError(
-            f'--topology={topology}: {reason}. The TPU compiler comes with `pip install libtpu`, '
-            'best in the version that jax[tpu] of this JAX asks for; set TPU_LIBRARY_PATH to its '
-            'libtpu.so, TPU_SKIP_MDS_QUERY=1 and JAX_PLATFORMS=cpu'
-        ) from error
-    return make_mesh(**axes, devices=described.devices)
+    return make_mesh(**axes, devices=describe_devices(topology))
 
 
 def compile_step(
@@ -114,9 +106,18 @@ def compile_step(
     validate_mesh(mesh, model_config, rows=rows, tokens=config.row_tokens, rules=SAMPLING_RULES)
     config = config.copy_and_resolve_references()
     if config.attention == 'auto':
-        config.attention = 'splash'
+        config.attention = _kernel_of(config, model_config, mesh)
     rows_of_update(config, longest_trace(config))
     return _compile_each(config, make_network(config, model_config), mesh, rows, names)
+
+
+def _kernel_of(config: Any, model_config: ModelConfig, mesh: Mesh) -> str:
+    """The attention kernel of the mesh's devices; that of a TPU for devices here."""
+    platform = mesh.devices.flat[0].platform
+    return fastest_kernel(
+        'tpu' if platform == 'cpu' else platform, model_config,
+        tokens_split=config.mesh.sequence != 1,
+    )
 
 
 def longest_trace(config: Any) -> int:

@@ -18,6 +18,7 @@ from mrt_jax.models.transformer import Transformer, logical_axes, unembedding
 from mrt_jax.sharding.rules import (
     REPLICA_RULES,
     REPLICAS,
+    RULES,
     batch_sharding,
     param_shardings,
     partition_spec,
@@ -91,8 +92,8 @@ def make_update(
 
     The loss is a sum over tokens with weights from the whole batch, so gradients add up to the same
     whatever the microbatch. Devices along data sum those of their own rows and tell each other
-    once, behind the last microbatch. An update whose loss or gradient is not finite changes nothing
-    but the step and `skipped_in_a_row`.
+    once, behind the last microbatch; with cuDNN's attention, behind each. An update whose loss or
+    gradient is not finite changes nothing but the step and `skipped_in_a_row`.
 
     Args:
         model: the policy's network.
@@ -113,9 +114,11 @@ def make_update(
     _check_rows(mesh, rows, microbatch_rows)
     shardings = state_shardings(model, optimizer, mesh)
     _, frozen_shardings = split(param_shardings(logical_axes(model), mesh))
+    # JAX cannot map cuDNN's attention where heads share a mask, as ours do.
+    axis, rules = (None, RULES) if model.kernel == 'cudnn' else (REPLICAS, REPLICA_RULES)
+    replicas = 1 if axis is None else mesh.shape[axis]
     replicas_lie = jax.tree.map(
-        lambda sharding: NamedSharding(mesh, PartitionSpec(REPLICAS, *sharding.spec)),
-        shardings.params,
+        lambda sharding: NamedSharding(mesh, PartitionSpec(axis, *sharding.spec)), shardings.params
     )
 
     def microbatch_loss(params: Any, frozen: Any, batch: Any) -> tuple[jax.Array, Tally]:
@@ -127,14 +130,12 @@ def make_update(
 
     def group(parts_NM: jax.Array) -> jax.Array:
         """Rows [N, M, ...] of microbatches by the devices along data: [N, D, M / D, ...]."""
-        parts_NDR = parts_NM.reshape(
-            len(parts_NM), mesh.shape[REPLICAS], -1, *parts_NM.shape[2:]
-        )
-        spec = PartitionSpec(None, REPLICAS, *partition_spec(('rows',), REPLICA_RULES))
+        parts_NDR = parts_NM.reshape(len(parts_NM), replicas, -1, *parts_NM.shape[2:])
+        spec = PartitionSpec(None, axis, *partition_spec(('rows',), rules))
         return jax.lax.with_sharding_constraint(parts_NDR, NamedSharding(mesh, spec))
 
     def differentiate(params: Any, frozen: Any, part: Any) -> tuple[jax.Array, Tally, Any]:
-        with use_rules(REPLICA_RULES):
+        with use_rules(rules):
             (loss, tally), gradient = jax.value_and_grad(microbatch_loss, has_aux=True)(
                 params, frozen, part
             )
@@ -161,10 +162,10 @@ def make_update(
 
         def run(part: Any) -> tuple[jax.Array, Tally, Any]:
             """Sums over the rows of each replica, [D, ...]."""
-            if mesh.shape[REPLICAS] == 1:  # A mapped axis of one is not free.
+            if replicas == 1:  # A mapped axis of one is not free.
                 only = differentiate(params, frozen, jax.tree.map(lambda x: x[0], part))
                 return jax.tree.map(lambda x: x[None], only)
-            return jax.vmap(differentiate, (None, None, 0), spmd_axis_name=REPLICAS)(
+            return jax.vmap(differentiate, (None, None, 0), spmd_axis_name=axis)(
                 params, frozen, part
             )
 

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import math
+import types
 
 import jax
 import pytest
 
 from mrt_jax.errors import InputError
-from mrt_jax.planning.chips import CHIPS, find_chip
+from mrt_jax.planning import topologies
+from mrt_jax.planning.chips import CHIPS, chips_of, find_chip
 from mrt_jax.planning.collectives import count_collectives
 from mrt_jax.planning.costs import describe, render
 from mrt_jax.planning.programs import compile_step, topology_mesh
@@ -54,7 +56,7 @@ def test_what_a_program_costs_is_told(programs):
     assert params * 4 / 8 < held < params * 4
     lines = render(costs).splitlines()
     assert len(lines) == 5 and all(line.count('|') == 15 for line in lines)
-    small = CHIPS['v5e'].__class__(1000, 1.0, 1.0, 1.0, 2)
+    small = CHIPS['v5e'].__class__(1000, 1.0, 1.0, 1.0, (2,))
     assert not describe(programs['update'], small, mesh)['fits']
 
 
@@ -99,7 +101,7 @@ def test_programs_that_cannot_be_read_say_so(programs, capsys):
 
 
 def test_mistakes_are_named():
-    for topology in ('v5e', 'v9:2x2', 'v5e:4xx', 'v5e:0x4', 'v5p:4x4'):
+    for topology in ('v5e', 'v9:2x2', 'v5e:4xx', 'v5e:0x4', 'v5p:4x4', 'h100:0', 'h100:1x2x4'):
         with pytest.raises(InputError, match=f'--topology={topology}'):
             find_chip(topology)
     with pytest.raises(InputError, match='row_tokens=32 is less'):
@@ -114,3 +116,23 @@ def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setenv('TPU_LIBRARY_PATH', '/nowhere/libtpu.so')
     with pytest.raises(InputError, match='pip install libtpu'):
         topology_mesh('v5e:4x4', {'fsdp': -1})
+    monkeypatch.setattr(topologies.topologies, 'get_topology_desc', jax.devices)  # Takes no names.
+    with pytest.raises(InputError, match='jax-cuda13-plugin'):
+        topology_mesh('h100:8', {'fsdp': -1})
+
+
+def test_gpus_are_told_to_their_compiler(monkeypatch):
+    def get_topology_desc(platform, topology, target_config):
+        asked.append((platform, topology, target_config))
+        return types.SimpleNamespace(devices=jax.devices()[:4])
+
+    asked = []
+    monkeypatch.setattr(topologies.topologies, 'get_topology_desc', get_topology_desc)
+    assert topology_mesh('a100:4', {'fsdp': -1}).size == 4
+    assert topology_mesh('h100:2x2', {'data': 2, 'fsdp': -1}).size == 4
+    assert [one[:2] for one in asked] == [('cuda', '1x1x4'), ('cuda', '1x2x2')]
+    assert 'capability { major: 8 minor: 0 }' in asked[0][2] and 'core_count: 108' in asked[0][2]
+    assert 'shared_memory_per_block_optin: 232448' in asked[1][2]
+    assert chips_of('a100:4') == chips_of('h100:2x2') == 4
+    assert find_chip('h100:8') == find_chip('h100:1x8') == CHIPS['h100']
+    assert find_chip('h100:2x8').link_bandwidth < find_chip('h100:8').link_bandwidth / 5
