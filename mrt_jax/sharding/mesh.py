@@ -8,10 +8,14 @@
 | sequence | tokens of a row in training; rows of a batch while they are sampled |
 """
 
+import collections
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from mrt_jax.errors import InputError
@@ -61,9 +65,40 @@ def make_mesh(
         raise InputError(
             f'mesh {asked}: needs {places} devices, there are {len(devices)}; {remedy}'
         )
-    return jax.make_mesh(
-        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES),
-        devices=devices[:places],
+    arranged = arrange(devices[:places], tuple(sizes.values()))
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def arrange(devices: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """Devices in the shape of a mesh, so that those along its last axes are the nearest.
+
+    On a TPU each axis takes whole axes of the torus where their sizes allow it. Slices, which only
+    a slower network joins, go along the first axes as far as they divide them: along `data`, where
+    devices tell each other least, then along `fsdp`.
+
+    Args:
+        devices: as many as the shape has places.
+        shape: sizes along `AXES`.
+
+    Raises:
+        InputError: not all slices have as many of the devices.
+    """
+    sizes = collections.Counter(getattr(device, 'slice_index', 0) for device in devices)
+    if len(set(sizes.values())) > 1:
+        each = ' and '.join(map(str, sizes.values()))
+        raise InputError(
+            f'the {len(devices)} devices of the mesh are {each} of {len(sizes)} slices: give a '
+            'mesh of all devices, or of those of one slice'
+        )
+    left, among = len(sizes), []
+    for size in shape:
+        among.append(math.gcd(size, left))
+        left //= among[-1]
+    if len(sizes) == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    own = [size // slices for size, slices in zip(shape, among, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(
+        own, among, devices, allow_split_physical_axes=True
     )
 
 

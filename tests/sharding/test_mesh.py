@@ -1,10 +1,13 @@
 """Meshes that the devices make up, and proposals where they do not; eight virtual devices."""
 
+import dataclasses
+
 import jax
+import numpy as np
 import pytest
 
 from mrt_jax.errors import InputError
-from mrt_jax.sharding.mesh import AXES, make_mesh, validate_mesh
+from mrt_jax.sharding.mesh import AXES, arrange, make_mesh, validate_mesh
 from mrt_jax.sharding.rules import SAMPLING_RULES, fill_rows, row_shards
 from tests.tiny import tiny_config
 
@@ -51,6 +54,51 @@ def test_impossible_sizes_come_with_a_proposal_that_works(sizes, complaint, prop
         'for example ' + ','.join(f'{axis}={size}' for axis, size in proposal.items())
     )
     make_mesh(**proposal, devices=sizes.get('devices'))
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """One that is not here."""
+
+    id: int
+    slice_index: int = 0
+    coords: tuple[int, ...] = ()
+    core_on_chip: int = 0
+    process_index: int = 0
+    platform: str = 'gpu'
+    device_kind: str = 'a GPU'
+
+
+@pytest.mark.parametrize(
+    ('shape', 'along_data', 'along_fsdp'),
+    [((2, 4, 1, 1), 2, 1), ((4, 2, 1, 1), 2, 1), ((1, 8, 1, 1), 1, 2), ((1, 4, 2, 1), 1, 2)],
+)
+def test_slices_go_along_the_axes_that_tell_least(shape, along_data, along_fsdp):
+    arranged = arrange([Device(index, slice_index=index // 4) for index in range(8)], shape)
+    assert arranged.shape == shape and len({device.id for device in arranged.flat}) == 8
+    slices = np.vectorize(lambda device: device.slice_index)(arranged)
+    assert len(set(slices[:, 0, 0, 0])) == along_data
+    assert len(set(slices[0, :, 0, 0])) == along_fsdp
+    assert len(set(slices[0, 0].flat)) == 1
+
+
+def test_slices_have_as_many_devices_each():
+    with pytest.raises(InputError, match='6 devices of the mesh are 4 and 2 of 2 slices'):
+        arrange([Device(index, slice_index=index // 4) for index in range(6)], (6, 1, 1, 1))
+
+
+def test_axes_may_split_those_of_a_torus():
+    """16 is no product of 4, 8 and 8."""
+    places = np.ndindex(4, 8, 8)
+    torus = [
+        Device(index, coords=place, platform='tpu', device_kind='TPU v5')
+        for index, place in enumerate(places)
+    ]
+    arranged = arrange(torus, (16, 16, 1, 1))
+    assert len({device.id for device in arranged.flat}) == 256
+    whole = arrange(torus, (8, 32, 1, 1))  # Each takes axes of its own, two or one.
+    for row in whole[:, :, 0, 0]:
+        assert sum(len({device.coords[axis] for device in row}) > 1 for axis in range(3)) == 2
 
 
 @pytest.mark.parametrize(
