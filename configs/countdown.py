@@ -193,6 +193,7 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.prover = 'answers'  # what a prefix is worth: its answers' success | attempts: their own
     config.max_boundaries = 8  # E, ends of episodes of a trace that are told apart
     config.branches = 4  # M, answers at each boundary
+    config.prover_rows = 256  # most answers decoded together on each device, which bounds memory
     config.prover_rounds = 1  # 2: half of M everywhere, the rest where neighbours are in doubt
     # Against the noise of J; experiments/results/variance.md has what each is worth.
     config.common_draws = True  # the boundaries of a trace share their random numbers

@@ -236,6 +236,7 @@ def prove(
     rounds: int = 1,
     asked_BE: np.ndarray | None = None,
     common_draws: bool = False,
+    tile_rows: int = 256,
 ) -> Proof:
     """Asks the meta-prover at every boundary: J_r(mu(. | x, z_{0:j})), Def. 4.1.
 
@@ -245,6 +246,7 @@ def prove(
             `boundaries_in_doubt`, which are half of them at most. M is even.
         asked_BE: bool, the boundaries to ask at; None: all. J is 0 at the others.
         common_draws: the boundaries of a trace share their random numbers, see `branch_keys`.
+        tile_rows: most answers decoded together on each device.
     """
     mask_BE = np.array(experience.episodes.mask_BE)
     mask_BE[len(answers) :] = False
@@ -252,7 +254,7 @@ def prove(
         mask_BE &= asked_BE
     ask = functools.partial(
         _ask, model, params, reader, experience, answers, max_answer_tokens=max_answer_tokens,
-        sampling=sampling, common_draws=common_draws,
+        sampling=sampling, common_draws=common_draws, tile_rows=tile_rows,
     )
     answered = [ask(mask_BE, keys_B, branches=branches // rounds)]
     if rounds == 2:
@@ -290,6 +292,7 @@ def _ask(
     max_answer_tokens: int,
     sampling: SamplingConfig,
     common_draws: bool,
+    tile_rows: int,
 ) -> Answered:
     """Samples and judges answers at some boundaries."""
     rollout, episodes = experience.rollout, experience.episodes
@@ -307,6 +310,7 @@ def _ask(
         max_answer_tokens=max_answer_tokens,
         sampling=sampling,
         common_draws=common_draws,
+        tile_rows=tile_rows,
     ))
     correct_BEM, extracted_BEM, right = _judge_branches(
         reader, experience, sampled, answers, mask_BE

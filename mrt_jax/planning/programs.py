@@ -193,6 +193,7 @@ def _compile_prover(
         mesh, SAMPLING_RULES, prove_branches, model, placed_params(model, mesh), cache, *by_row,
         Terminals(eos_ids=(0,)), branches=config.branches,
         max_answer_tokens=config.max_answer_tokens, sampling=SamplingConfig(**config.sampling),
+        tile_rows=config.prover_rows,
     )
     work = prover_work(
         model.config, rows=rows, boundaries=config.max_boundaries, branches=config.branches,

@@ -26,7 +26,7 @@ _SMALLER_ROLLOUTS = (
     'set rollout_slots below prompts_per_step x group_size, or lower prompts_per_step or '
     'max_thinking_tokens'
 )
-_SMALLER_PROVER = 'lower branches, max_boundaries or prompts_per_step'
+_SMALLER_PROVER = 'lower prover_rows, branches, max_boundaries or prompts_per_step'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +202,7 @@ def ask_prover(
             place(split_by_row(jax.random.fold_in(key, _PROVER), setup.rows), by_row),
             branches=setup.config.branches, max_answer_tokens=setup.config.max_answer_tokens,
             sampling=setup.sampling, rounds=setup.config.prover_rounds, asked_BE=asked_BE,
-            common_draws=setup.config.common_draws,
+            common_draws=setup.config.common_draws, tile_rows=setup.config.prover_rows,
         )
 
 

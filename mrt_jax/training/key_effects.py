@@ -134,6 +134,7 @@ CONDITIONS: Mapping[str, Mapping[str, tuple[Condition, ...]]] = {
         'bonus': (_HAS_PREFIXES,),
         'branches': (_ASKS_PROVER,),
         'prover_rounds': (_ASKS_PROVER,),
+        'prover_rows': (_ASKS_PROVER,),
         'length_penalty_weight': (_PENALISES_LENGTH,),
         'clip_low': (_MOVES_AWAY,),
         'clip_high': (_MOVES_AWAY,),
@@ -159,7 +160,7 @@ CONDITIONS: Mapping[str, Mapping[str, tuple[Condition, ...]]] = {
             'updates_per_step', 'max_kl',
         ),
         (_NEVER,),
-    ) | {'branches': (_PROVES,), 'prover_rounds': (_PROVES,), 'common_draws': (_PROVES,)},
+    ) | dict.fromkeys(('branches', 'prover_rounds', 'prover_rows', 'common_draws'), (_PROVES,)),
 }
 
 

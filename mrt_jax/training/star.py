@@ -53,10 +53,10 @@ from mrt_jax.training.workdir import check_origin
 FINE_TUNE_FROM = ('last', 'start')
 # What traces depend on besides the parameters that sample them.
 _SAMPLING_KEYS = (
-    'seed', 'policy', 'task', 'termination', 'conclusion', 'compute_dtype', 'sampling',
-    'max_prompt_tokens', 'max_thinking_tokens', 'max_answer_tokens', 'max_boundaries',
-    'window_tokens', 'problems_per_iteration', 'prompts_per_step', 'group_size', 'branches',
-    'prover_rounds', 'common_draws', 'selection', 'cut', 'keep_per_problem',
+    'seed', 'policy', 'task', 'termination', 'conclusion', 'compute_dtype', 'cache_dtype',
+    'sampling', 'max_prompt_tokens', 'max_thinking_tokens', 'max_answer_tokens',
+    'max_boundaries', 'window_tokens', 'problems_per_iteration', 'prompts_per_step', 'group_size',
+    'branches', 'prover_rounds', 'common_draws', 'selection', 'cut', 'keep_per_problem',
 )
 _TOTALS = ('sampled_tokens', 'prover_tokens')
 

@@ -38,7 +38,7 @@ EVALUATION = dict(num_problems=2, num_samples=1, batch_rows=2, max_boundaries=3,
                   budgets=(30, 50))
 # Values that grpo has not.
 OTHER = {
-    'alpha': 0.3, 'branches': 6, 'prover_rounds': 2, 'length_penalty_weight': 0.7,
+    'alpha': 0.3, 'branches': 6, 'prover_rounds': 2, 'prover_rows': 3, 'length_penalty_weight': 0.7,
     'marker': 'opens',
     'common_draws': False, 'shrinkage': 'walk', 'aim_k': 3, 'refresh_prefixes_every': 7,
     'prefixes_per_group': 2, 'bonus': 'all',
@@ -168,6 +168,7 @@ def test_mute_keys_change_nothing(policy, tmp_path, monkeypatch):
     'prefixes_per_group': {'credit': 'prefix'},
     'bonus': {'credit': 'prefix'},
     'prover_rounds': {'evaluate_every': 2},
+    'prover_rows': {'credit': 'scalar'},
     'length_penalty_weight': {'length_penalty': 'arora'},
     'clip_low': {'updates_per_step': 2},
     'clip_high': {'updates_per_step': 3},
