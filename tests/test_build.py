@@ -1,4 +1,5 @@
-"""BUILD against the tree: every source in one target, every import among its dependencies.
+"""BUILD against the tree: every source in one target, every import among its dependencies, and
+every command that a test runs among the test's.
 
 Bazel itself is not needed. A failure shows the target as it should be written.
 """
@@ -6,6 +7,7 @@ Bazel itself is not needed. A failure shows the target as it should be written.
 import ast
 import collections
 import dataclasses
+import itertools
 import sys
 from pathlib import Path
 
@@ -54,6 +56,16 @@ def read_imports(source: str) -> set[str]:
     return found
 
 
+def read_commands(source: str) -> set[str]:
+    """Modules that a file runs as commands: `-m MODULE` for Python, `-- MODULE` for the launch."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / source).read_text())):
+        if isinstance(node, ast.List):
+            words = [word.value if isinstance(word, ast.Constant) else None for word in node.elts]
+            found |= {name for flag, name in itertools.pairwise(words) if flag in ('-m', '--')}
+    return {name for name in found if name and name.startswith(tuple(f'{f}.' for f in FOLDERS))}
+
+
 def sources() -> list[str]:
     return sorted(
         path.relative_to(ROOT).as_posix() for top in FOLDERS for path in (ROOT / top).rglob('*.py')
@@ -67,7 +79,10 @@ def targets() -> list[Target]:
 
 def expected_deps(target: Target, owners: dict[str, str]) -> set[str]:
     deps = set()
-    for module in set().union(*map(read_imports, target.srcs)):
+    modules = set().union(*map(read_imports, target.srcs))
+    if target.rule == 'pytest_test':
+        modules |= set().union(*map(read_commands, target.srcs))
+    for module in modules:
         top, path = module.partition('.')[0], module.replace('.', '/')
         if top in FOLDERS:
             files = [file for file in (f'{path}.py', f'{path}/__init__.py') if file in owners]
