@@ -184,8 +184,9 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.prompts_per_step = 16  # problems
     config.group_size = 8  # G, rollouts of each prompt
     config.max_prompt_tokens = 20  # longer prompts are refused
-    # Of keys and values while sampling: compute (as compute_dtype) | int8, a head of a token by a
-    # step of its own; half the memory of bfloat16 and of what decoding reads of it.
+    # Of keys and values while training samples: compute (as compute_dtype) | int8, a head of a
+    # token by a step of its own; on TPU and GPU half the memory of bfloat16 and half of what
+    # decoding reads of it. Evaluations keep compute.
     config.cache_dtype = 'compute'
     config.rollout_slots = 0  # rows decoded together, the others wait for one to end; 0: all
 
@@ -193,7 +194,9 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.prover = 'answers'  # what a prefix is worth: its answers' success | attempts: their own
     config.max_boundaries = 8  # E, ends of episodes of a trace that are told apart
     config.branches = 4  # M, answers at each boundary
-    config.prover_rows = 256  # most answers decoded together on each device, which bounds memory
+    # Most answers decoded together on each device, which bounds memory; those of a boundary at
+    # least.
+    config.prover_rows = 256
     config.prover_rounds = 1  # 2: half of M everywhere, the rest where neighbours are in doubt
     # Against the noise of J; experiments/results/variance.md has what each is worth.
     config.common_draws = True  # the boundaries of a trace share their random numbers

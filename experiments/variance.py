@@ -132,7 +132,7 @@ def ask(
         proofs.append(prove(
             setup.model, setup.policy.params, setup.reader, experience, gold, keys_B,
             branches=config.branches, max_answer_tokens=config.max_answer_tokens,
-            sampling=setup.sampling, **how,
+            sampling=setup.sampling, tile_rows=config.prover_rows, **how,
         ))  # fmt: skip
         print(f'\r{how or PLAIN}: {repeat + 1} of {repeats}', end='', file=sys.stderr)
     print(file=sys.stderr)

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import ctypes
 import os
 import queue
 import signal
@@ -19,7 +18,15 @@ GRACE_SECONDS = 60.0
 LAST_LINES = 30
 _POLL_SECONDS = 0.1
 _DEVICE_COUNT = '--xla_force_host_platform_device_count'
-_PR_SET_PDEATHSIG = 1  # Of Linux, see prctl(2).
+# In place of a command: asks Linux for SIGTERM when the parent is gone, PR_SET_PDEATHSIG of
+# prctl(2), and becomes the command.
+_STOP_WITH_PARENT = '''
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(128 + signal.SIGTERM)
+os.execvp(sys.argv[2], sys.argv[2:])
+'''
 
 
 def run_processes(command: Sequence[str], count: int, devices: int | None = None) -> int:
@@ -106,21 +113,19 @@ def _start(
     command: Sequence[str], address: str, count: int, number: int, env: dict[str, str]
 ) -> subprocess.Popen[str]:
     shown = None if number == 0 else subprocess.PIPE
+    guard = []
+    if sys.platform == 'linux':
+        guard = [sys.executable, '-c', _STOP_WITH_PARENT, str(os.getpid())]
     return subprocess.Popen(
         [
-            *command, f'--coordinator={address}', f'--num_processes={count}',
+            *guard, *command, f'--coordinator={address}', f'--num_processes={count}',
             f'--process_id={number}',
         ],
         env=env | {'JAX_COORDINATOR_BIND_ADDRESS': address},  # Else it listens to the network.
         stdin=subprocess.DEVNULL, stdout=shown, stderr=shown and subprocess.STDOUT,
         text=True, errors='replace',
         start_new_session=True,  # Ctrl-C asks this process, which asks each of them once.
-        preexec_fn=_end_with_parent if sys.platform == 'linux' else None,
     )
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _keep_tail(stream: IO[str] | None) -> collections.deque[str]:

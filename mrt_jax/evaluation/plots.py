@@ -145,14 +145,16 @@ def plot_lengths(records: Mapping[str, Sequence[TraceRecord]], theme: Theme) -> 
         name: np.histogram(values, edges, weights=np.full(len(values), 1 / len(values)))[0]
         for name, values in lengths.items()
     }
-    together = len(lengths) <= MOST_TOGETHER
+    together, first = len(lengths) <= MOST_TOGETHER, next(iter(lengths))
     width = 0.86 * step / (len(lengths) if together else 1)
 
     def draw(axes: Axes, name: str, pen: Pen) -> None:
         place = pen.index if together else 0
+        mean = lengths[name].mean()
         if pen.behind:
-            if pen.index == 0:
-                axes.stairs(shares[name], edges, linewidth=1.2, **pen.line)
+            axes.stairs(shares[name], edges, linewidth=1, **pen.line)
+            if name == first:
+                axes.axvline(mean, linewidth=1, **pen.line)
             return
         # Later policies in fuller colour: the order also shows without any hue.
         strength = 0.4 + 0.6 * place / max(1, len(lengths) - 1) if together else 0.6
@@ -160,7 +162,6 @@ def plot_lengths(records: Mapping[str, Sequence[TraceRecord]], theme: Theme) -> 
         left = edges[:-1] + 0.07 * step + place * width
         axes.bar(left, shares[name], width, align='edge', color=color)
         height = 0.97 - 0.16 * place / len(lengths)
-        mean = lengths[name].mean()
         axes.axvline(mean, ymax=height, linewidth=1.2, **pen.line)
         axes.plot(mean, height, transform=axes.get_xaxis_transform(), **pen.style)
 

@@ -161,8 +161,8 @@ def _training_drawings(
     curves: Mapping[str, Sequence[Mapping[str, Any]]], order: Sequence[str]
 ) -> dict[str, Any]:
     captions = {
-        'reward': 'Share of right answers among the rollouts of a step. Strong lines are moving '
-        'averages, faint ones single steps.',
+        'reward': 'Share of right answers among the rollouts of a step. Lines are moving '
+        'averages; single steps stand faint behind them.',
         'regret': 'Normalized regret of the rollouts: falls as policies get to the answer sooner.',
         'progress': 'Change of the success rate over an episode, mean over all episodes of a step.',
         'response_tokens': 'Tokens of a rollout, thought and answer.',

@@ -21,7 +21,7 @@ from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.chat import ChatTemplate
 from mrt_jax.policies.policy import Policy
 from mrt_jax.policies.tokenizers import Tokenizer
-from mrt_jax.sampling.fork import Branches, Termination, prove_branches
+from mrt_jax.sampling.fork import TILE_ROWS, Branches, Termination, prove_branches
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.row_keys import fold_in_each
@@ -236,7 +236,7 @@ def prove(
     rounds: int = 1,
     asked_BE: np.ndarray | None = None,
     common_draws: bool = False,
-    tile_rows: int = 256,
+    tile_rows: int = TILE_ROWS,
 ) -> Proof:
     """Asks the meta-prover at every boundary: J_r(mu(. | x, z_{0:j})), Def. 4.1.
 
@@ -246,7 +246,7 @@ def prove(
             `boundaries_in_doubt`, which are half of them at most. M is even.
         asked_BE: bool, the boundaries to ask at; None: all. J is 0 at the others.
         common_draws: the boundaries of a trace share their random numbers, see `branch_keys`.
-        tile_rows: most answers decoded together on each device.
+        tile_rows: most answers decoded together on each device, see `prove_branches`.
     """
     mask_BE = np.array(experience.episodes.mask_BE)
     mask_BE[len(answers) :] = False

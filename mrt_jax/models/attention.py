@@ -17,7 +17,8 @@ class Source:
     """Keys and values with what each query may see of them.
 
     Attributes:
-        k_BKCS, v_BKSC: B rows of keys; B divides the X rows of queries, see `cache.Context`.
+        k_BKCS, v_BKSC: B rows of keys and values, those of a cache perhaps `Int8`; B divides the X
+            rows of queries, see `cache.Context`.
         visible_XTS: bool.
     """
 

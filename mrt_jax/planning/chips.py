@@ -17,14 +17,14 @@ class Chip:
         flops: bfloat16 operations a second.
         memory_bandwidth: bytes a second to its memory.
         link_bandwidth: bytes a second to its neighbours, all links together.
-        shapes: numbers of axes that a topology can have.
+        axes: numbers of them that a topology can have.
     """
 
     memory_bytes: int
     flops: float
     memory_bandwidth: float
     link_bandwidth: float
-    shapes: tuple[int, ...]
+    axes: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Gpu(Chip):
 
 
 _TORUS_2, _TORUS_3, _NODES = (2,), (3,), (1, 2)
+_GPUS_OF_A_NODE = 8
 _HOPPER = dict(
     capability=(9, 0), multiprocessors=132, lanes=128, shared_bytes=228 * 2**10,
     cache_bytes=50 * 2**20, clock_ghz=1.98,
@@ -106,7 +107,7 @@ def read_topology(topology: str) -> tuple[str, tuple[int, ...]]:
     """Name of the chip and sizes of a topology: a TPU's torus, or nodes x GPUs of each.
 
     Raises:
-        InputError: no such chip, or a shape that its torus cannot have.
+        InputError: no such chip, or a shape that its torus or its nodes cannot have.
     """
     name, _, shape = topology.partition(':')
     sizes = shape.split('x')
@@ -115,8 +116,13 @@ def read_topology(topology: str) -> tuple[str, tuple[int, ...]]:
             f'--topology={topology}: give CHIP:SHAPE with a chip of {", ".join(CHIPS)}, such as '
             'v5e:4x4, v5p:2x2x4, or h100:2x8 for two nodes of eight'
         )
-    shapes = CHIPS[name].shapes
-    if len(sizes) not in shapes:
-        axes = ' or '.join(map(str, shapes))
+    chip = CHIPS[name]
+    if len(sizes) not in chip.axes:
+        axes = ' or '.join(map(str, chip.axes))
         raise InputError(f'--topology={topology}: the shape of {name} has {axes} axes')
+    if isinstance(chip, Gpu) and int(sizes[-1]) > _GPUS_OF_A_NODE:
+        raise InputError(
+            f'--topology={topology}: a node has {_GPUS_OF_A_NODE} GPUs: give NODESxGPUS, such as '
+            f'{name}:2x{_GPUS_OF_A_NODE}'
+        )
     return name, tuple(map(int, sizes))

@@ -246,7 +246,8 @@ def _compile(
         reason = str(error).partition('\n')[0]
         raise DoesNotFitError(
             f'the compiler finds no room for a program of the step: {reason}. Lower '
-            'prompts_per_step, max_thinking_tokens or microbatch_rows, or use more devices'
+            'prompts_per_step, max_thinking_tokens, prover_rows or microbatch_rows, or use more '
+            'devices'
         ) from error
     return compiled, time.monotonic() - started
 

@@ -35,6 +35,8 @@ from mrt_jax.sampling.processors import SamplingConfig, sample_tokens
 from mrt_jax.sampling.row_keys import draw_uniforms, fold_in_each
 from mrt_jax.sampling.tiles import map_tiles
 
+TILE_ROWS = 256  # Answers that are decoded together on a device.
+
 
 @struct.dataclass
 class Termination:
@@ -148,7 +150,7 @@ def _prove_branches(
     branches: int,
     max_answer_tokens: int,
     sampling: SamplingConfig,
-    tile_rows: int = 256,
+    tile_rows: int = TILE_ROWS,
     common_draws: bool = False,
 ) -> Branches:
     """Ends the thought at each boundary of each trace and samples M answers there.
@@ -166,8 +168,9 @@ def _prove_branches(
         branches: M; static.
         max_answer_tokens: most tokens sampled in an answer; static.
         sampling: how tokens are drawn; static.
-        tile_rows: most branches decoded together on each device, see `map_tiles`; static. It bounds
-            memory, and boundaries that are masked or end early cost the less the smaller it is.
+        tile_rows: most branches decoded together on each device, those of a boundary at least, see
+            `map_tiles`; static. It bounds memory, and boundaries that are masked or end early cost
+            the less the smaller it is.
         common_draws: branch m of all boundaries of a trace uses the same random numbers, see
             `branch_keys`; static.
 

@@ -72,9 +72,9 @@ def make_mesh(
 def arrange(devices: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
     """Devices in the shape of a mesh, so that those along its last axes are the nearest.
 
-    On a TPU each axis takes whole axes of the torus where their sizes allow it. Slices, which only
-    a slower network joins, go along the first axes as far as they divide them: along `data`, where
-    devices tell each other least, then along `fsdp`.
+    On a TPU each axis takes whole axes of the torus where their sizes allow it. Slices, as JAX
+    calls devices that only a slower network joins with others, go along the first axes as far as
+    they divide them: along `data`, where devices tell each other least, then along `fsdp`.
 
     Args:
         devices: as many as the shape has places.
@@ -83,20 +83,20 @@ def arrange(devices: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
     Raises:
         InputError: not all slices have as many of the devices.
     """
-    sizes = collections.Counter(getattr(device, 'slice_index', 0) for device in devices)
-    if len(set(sizes.values())) > 1:
-        each = ' and '.join(map(str, sizes.values()))
+    slices = collections.Counter(getattr(device, 'slice_index', 0) for device in devices)
+    if len(slices) == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if len(set(slices.values())) > 1:
+        each = ' and '.join(map(str, slices.values()))
         raise InputError(
-            f'the {len(devices)} devices of the mesh are {each} of {len(sizes)} slices: give a '
+            f'the {len(devices)} devices of the mesh are {each} of {len(slices)} slices: give a '
             'mesh of all devices, or of those of one slice'
         )
-    left, among = len(sizes), []
+    left, among = len(slices), []
     for size in shape:
         among.append(math.gcd(size, left))
         left //= among[-1]
-    if len(sizes) == 1:
-        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    own = [size // slices for size, slices in zip(shape, among, strict=True)]
+    own = [size // parts for size, parts in zip(shape, among, strict=True)]
     return mesh_utils.create_hybrid_device_mesh(
         own, among, devices, allow_split_physical_axes=True
     )

@@ -23,8 +23,8 @@ from mrt_jax.training.rl_setup import Setup
 _ROLLOUT, _PROVER, _PREFIX, _MORE = range(4)
 
 _SMALLER_ROLLOUTS = (
-    'set rollout_slots below prompts_per_step x group_size, or lower prompts_per_step or '
-    'max_thinking_tokens'
+    "set rollout_slots below prompts_per_step x group_size or cache_dtype='int8', or lower "
+    'prompts_per_step or max_thinking_tokens'
 )
 _SMALLER_PROVER = 'lower prover_rows, branches, max_boundaries or prompts_per_step'
 

@@ -6,13 +6,18 @@ from pathlib import Path
 import ml_collections
 
 from mrt_jax.errors import InputError
+from mrt_jax.models.cache import COMPUTE
 from mrt_jax.policies.load import load_policy
 from mrt_jax.policies.policy import Policy
+from mrt_jax.sampling.fork import TILE_ROWS
 from mrt_jax.training.checkpoints import CheckpointStore
 from mrt_jax.training.objectives import KINDS
 from mrt_jax.training.retention import Retention
 from mrt_jax.training.state import abstract_state
 from mrt_jax.training.whole_run import finished_policy
+
+# Keys that are younger than some workdirs, and what went without saying before.
+_YOUNGER = {'cache_dtype': COMPUTE, 'prover_rows': TILE_ROWS}
 
 
 def is_workdir(folder: Path) -> bool:
@@ -33,6 +38,7 @@ def read_workdir(workdir: Path) -> Policy:
         config = ml_collections.ConfigDict(json.loads(file.read_text(encoding='utf-8')))
     except (OSError, ValueError) as error:
         raise InputError(f'{file}: a checkpoint needs the config: {error}') from error
+    config.update({key: value for key, value in _YOUNGER.items() if key not in config})
     # The checkpoint may come from a mesh that this machine has not got.
     config.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1, sequence=1))
     kind = KINDS.get(config.objective)

@@ -64,8 +64,8 @@ SIGNS = (
     Sign(
         'sampler_trainer_difference', lambda nats: nats > MOST_DIFFERENCE, 1,
         f'sampler and trainer differ by more than {MOST_DIFFERENCE} nats a token, so gradients are '
-        "of another policy than the one that sampled: set compute_dtype='float32', weigh tokens by "
-        'mismatch.level, or lower updates_per_step',
+        "of another policy than the one that sampled: set compute_dtype='float32' and "
+        "cache_dtype='compute', weigh tokens by mismatch.level, or lower updates_per_step",
     ),
     Sign(
         'kl_to_sampler', lambda nats: nats > MOST_KL_TO_SAMPLER, 1,

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from mrt_jax.evaluation import plots
 from mrt_jax.evaluation.plot_style import DARK, LIGHT, mix_colors, series_style
@@ -95,6 +96,8 @@ def test_many_policies_have_a_panel_each():
     figure = plots.plot_lengths(records, LIGHT)
     assert len(figure.axes) == 7
     for axes in figure.axes:
+        outlines = [to_hex(patch.get_edgecolor()) for patch in axes.patches if not patch.get_fill()]
+        assert outlines == [LIGHT.faint] * 6 + [series_style(0, LIGHT)['color']]
         own = sum(bar.get_height() for bar in axes.patches if bar.get_fill())
         assert own == pytest.approx(1)
 

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas.ops.tpu import splash_attention
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mrt_jax.models.attention import Source, attend, visible
 from mrt_jax.models.attention_kernels import _dot_product, attend_to_self, fastest_kernel
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.sharding.mesh import make_mesh
-from mrt_jax.sharding.rules import batch_sharding, use_mesh
+from mrt_jax.sharding.rules import REPLICA_RULES, batch_sharding, use_mesh
 from tests.tiny import GEMMA, tiny_config, tiny_model
 
 ROWS, LENGTH = 2, 256
@@ -97,6 +98,25 @@ def test_splash_is_split_by_rows_and_heads():
         mixed = jax.jit(_splash)(*placed)
     assert mixed.sharding.shard_shape(mixed.shape) == (1, 2, LENGTH, 64)
     np.testing.assert_allclose(mixed, expected, atol=2e-5)
+
+
+def test_splash_is_mapped_over_replicas():
+    """As in an update, whose replicas sum gradients of rows of their own."""
+    q, k, v, segments = _draw(rows=4)
+
+    def total(q, k, v, segments, attention):
+        return (attention(q, k, v, segments) ** 2).sum()
+
+    expected = jax.grad(total, (0, 1, 2))(q, k, v, segments, _expected)
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    with use_mesh(mesh, REPLICA_RULES):
+        apart = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), (q, k, v, segments))
+        placed = jax.device_put(apart, NamedSharding(mesh, PartitionSpec('data', 'fsdp')))
+        differentiate = jax.grad(functools.partial(total, attention=_splash), (0, 1, 2))
+        gradients = jax.jit(jax.vmap(differentiate, spmd_axis_name='data'))(*placed)
+    for one, two in zip(gradients, expected, strict=True):
+        assert one.sharding.shard_shape(one.shape)[:2] == (1, 1)
+        np.testing.assert_allclose(one.reshape(two.shape), two, atol=2e-4)
 
 
 @pytest.mark.parametrize('window', [None, 37])

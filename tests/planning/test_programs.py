@@ -101,7 +101,7 @@ def test_programs_that_cannot_be_read_say_so(programs, capsys):
 
 
 def test_mistakes_are_named():
-    for topology in ('v5e', 'v9:2x2', 'v5e:4xx', 'v5e:0x4', 'v5p:4x4', 'h100:0', 'h100:1x2x4'):
+    for topology in ('v5e', 'v9:2x2', 'v5e:4xx', 'v5e:0x4', 'v5p:4x4', 'h100:0', 'h100:2x16'):
         with pytest.raises(InputError, match=f'--topology={topology}'):
             find_chip(topology)
     with pytest.raises(InputError, match='row_tokens=32 is less'):

@@ -81,19 +81,22 @@ def score(tokens_BT, positions_BT) -> np.ndarray:
 
 
 @functools.cache
-def compiled(optimizer, loss, rows, microbatch_rows, axes):
+def compiled(optimizer, loss, rows, microbatch_rows, axes, kernel):
     """(mesh, update), the same for the same arguments so that each compiles once."""
     mesh = make_mesh(**dict(axes))
     update = make_update(
-        MODEL, optimizer, loss, mesh, rows=rows, microbatch_rows=microbatch_rows
+        MODEL.clone(kernel=kernel), optimizer, loss, mesh, rows=rows,
+        microbatch_rows=microbatch_rows,
     )
     return mesh, update
 
 
-def run(batch, *, optimizer=SGD, loss=LOSS, microbatch_rows=ROWS, state=None, **axes):
+def run(
+    batch, *, optimizer=SGD, loss=LOSS, microbatch_rows=ROWS, state=None, kernel='plain', **axes
+):
     """One update from the tiny parameters: (state, metrics) as NumPy."""
     mesh, update = compiled(
-        optimizer, loss, len(batch.tokens_BT), microbatch_rows, tuple(axes.items())
+        optimizer, loss, len(batch.tokens_BT), microbatch_rows, tuple(axes.items()), kernel
     )
     if state is None:
         state = new_state(jax.tree.map(jnp.copy, PARAMS), optimizer)
@@ -133,6 +136,12 @@ def whole():
 )
 def test_every_mesh_gives_the_same_update(whole, layout):
     assert_same_update(run(some_batch(), **layout), whole)
+
+
+def test_replicas_that_are_not_apart_give_the_same_update(whole):
+    """As with cuDNN's attention, which turns down rows as short as these."""
+    layout = dict(data=2, fsdp=2, microbatch_rows=4)
+    assert_same_update(run(some_batch(), kernel='cudnn', **layout), whole)
 
 
 @pytest.mark.parametrize('microbatch_rows', [1, 2, 4])
@@ -342,7 +351,7 @@ def test_no_array_over_batch_tokens_and_vocabulary_exists():
 
 
 def test_a_compiled_update_serves_a_whole_run():
-    mesh, update = compiled(ADAM, LOSS, ROWS, ROWS, ())
+    mesh, update = compiled(ADAM, LOSS, ROWS, ROWS, (), 'plain')
     state = jax.device_put(
         new_state(jax.tree.map(jnp.copy, PARAMS), ADAM), state_shardings(MODEL, ADAM, mesh)
     )
