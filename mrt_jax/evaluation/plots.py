@@ -152,9 +152,11 @@ def plot_lengths(records: Mapping[str, Sequence[TraceRecord]], theme: Theme) -> 
         place = pen.index if together else 0
         mean = lengths[name].mean()
         if pen.behind:
-            axes.stairs(shares[name], edges, linewidth=1, **pen.line)
             if name == first:
-                axes.axvline(mean, linewidth=1, **pen.line)
+                axes.stairs(shares[name], edges, linewidth=1.2, zorder=3, **pen.line)
+                axes.axvline(mean, linewidth=1.2, **pen.line)
+            else:
+                axes.stairs(shares[name], edges, linewidth=0.5, **pen.line)
             return
         # Later policies in fuller colour: the order also shows without any hue.
         strength = 0.4 + 0.6 * place / max(1, len(lengths) - 1) if together else 0.6
