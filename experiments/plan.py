@@ -12,11 +12,11 @@ needed. For GPUs, `--topology=h100:8` or `h100:2x8` for two nodes, it is that of
     JAX_PLATFORMS=cpu PYTHONPATH=DIR LD_LIBRARY_PATH=DIR/nvidia/cudnn/lib \\
         python -m experiments.plan --config=configs/pods.py:qwen_1_5b_h100_8 --topology=h100:8 ...
 
-Of the policy only `config.json` is read. For the rollouts, the meta-prover and the update
-of one step the table shows what each device must hold beside its memory, how often the chip's
-attention kernels stand in the program, the least that it computes and moves, and what it tells the
-others; the estimated time is the longest of the three at the chip's published rates, so a step
-takes longer. Rollouts and answers are taken to be as long as they may be.
+Of the policy only `config.json` is read. For the rollouts, the meta-prover and the update of one
+step the table shows what each device must hold beside its memory, how often the chip's attention
+kernels stand in the program, the least that it computes and moves, and what it tells the others;
+the estimated time is the longest of the three at the chip's published rates, so a step takes
+longer. Rollouts and answers are taken to be as long as they may be.
 
 `--propose` then searches for the largest `prompts_per_step` and the largest `max_thinking_tokens`
 that fit, each with everything else as in the config. Several topologies show how the step scales:
