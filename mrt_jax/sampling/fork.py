@@ -21,7 +21,7 @@ import numpy as np
 from flax import struct
 
 from mrt_jax.models.cache import Context, KVCache, Room, as_cache, empty_cache
-from mrt_jax.models.transformer import Transformer, decoding_params, unembedding
+from mrt_jax.models.transformer import Transformer, for_decoding
 from mrt_jax.sampling.forward import append_tokens, next_logits, read_tokens
 from mrt_jax.sampling.phases import (
     Budget,
@@ -180,7 +180,7 @@ def _prove_branches(
     boundaries = boundaries_BE.shape[1]
     keys_BEM = branch_keys(keys_B, boundaries, branches, common=common_draws)
     uniforms_RA = draw_uniforms(keys_BEM.reshape(-1), max_answer_tokens)
-    params = decoding_params(model, params)
+    decoder, params = for_decoding(model, params)
     forks = _Forks(
         limits_BE=prompt_lengths_B[:, None] + boundaries_BE,
         termination=termination,
@@ -188,7 +188,7 @@ def _prove_branches(
     )
 
     def answer(cache: KVCache, forks: _Forks, mask_BE: jax.Array) -> _Answers:
-        return _answer(model, params, cache, forks, mask_BE, terminals, sampling=sampling)
+        return _answer(decoder, params, cache, forks, mask_BE, terminals, sampling=sampling)
 
     cells = max(1, tile_rows // branches)
     answers = map_tiles(answer, cache, forks, mask_BE, tile_cells=cells)
@@ -218,7 +218,6 @@ def _answer(
     text_slots = forks.termination.tokens_BEA.shape[-1]
     total = rows * boundaries * branches
     budget = Budget(max_thinking_tokens=0, max_answer_tokens=max_answer_tokens)
-    unembedding_DV = unembedding(params, model.config)
 
     # A boundary's prefix is what the parent holds at positions below `limit_X`; X = B x E.
     limit_X = forks.limits_BE.reshape(-1)
@@ -240,7 +239,7 @@ def _answer(
     def draw(decode: _Decode, hidden_RD: jax.Array) -> _Decode:
         """Draws token `step` of every row from the hidden state before it."""
         step = decode.step
-        logits_RV = next_logits(hidden_RD, unembedding_DV, model.config.logit_cap)
+        logits_RV = next_logits(model, params, hidden_RD)
         uniforms_R = jax.lax.dynamic_index_in_dim(uniforms_RA, step, 1, keepdims=False)
         drawn_R, logprobs_R = sample_tokens(logits_RV, uniforms_R, sampling)
         tokens_R, sampled_R = choose_tokens(decode.rows, drawn_R, terminals)

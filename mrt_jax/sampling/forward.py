@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mrt_jax.kernels.logprobs import soft_cap
 from mrt_jax.models.cache import Context, KVCache, NewKV, Room
-from mrt_jax.models.transformer import Transformer
+from mrt_jax.models.transformer import Transformer, unembedding
 
 
 def read_tokens(
@@ -33,7 +33,7 @@ def append_tokens(
     """Final hidden states [X, D] of a token of each row and the cache with it; see `Transformer`.
 
     Args:
-        params: of `decoding_params`.
+        model, params: of `for_decoding`.
     """
     hidden_X1D, cache = model.apply(
         {'params': params}, tokens_X1, positions_X1, contexts=contexts, room=room
@@ -41,10 +41,19 @@ def append_tokens(
     return hidden_X1D[:, 0], cast('KVCache', cache)
 
 
-def next_logits(
-    hidden_XD: jax.Array, unembedding_DV: jax.Array, cap: float | None
-) -> jax.Array:
-    """Logits of the next token, capped: float32[X, V], whatever type the products are of."""
-    unembedding_DV = unembedding_DV.astype(hidden_XD.dtype)
-    logits_XV = jnp.dot(hidden_XD, unembedding_DV, preferred_element_type=jnp.float32)
-    return soft_cap(logits_XV, cap)
+def next_logits(model: Transformer, params: Any, hidden_XD: jax.Array) -> jax.Array:
+    """Logits of the next token, capped: float32[X, V], whatever type the products are of.
+
+    Args:
+        model, params: as they are, or both as `for_decoding` gives them.
+        hidden_XD: of the last tokens read.
+    """
+    if model.columns:
+        rows_VD = params['embedding' if model.config.tie_embeddings else 'unembedding']
+        logits_VX = jnp.dot(rows_VD, hidden_XD.T, preferred_element_type=jnp.float32)
+        # Without it the compiler turns the product around again.
+        logits_XV = jax.lax.optimization_barrier(logits_VX).T
+    else:
+        unembedding_DV = unembedding(params, model.config).astype(hidden_XD.dtype)
+        logits_XV = jnp.dot(hidden_XD, unembedding_DV, preferred_element_type=jnp.float32)
+    return soft_cap(logits_XV, model.config.logit_cap)

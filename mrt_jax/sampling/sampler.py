@@ -15,7 +15,7 @@ import numpy as np
 from flax import struct
 
 from mrt_jax.models.cache import KVCache, Room, as_cache, empty_cache
-from mrt_jax.models.transformer import Transformer, decoding_params, unembedding
+from mrt_jax.models.transformer import Transformer, for_decoding
 from mrt_jax.sampling.forward import append_tokens, next_logits, read_tokens
 from mrt_jax.sampling.phases import (
     Budget,
@@ -201,18 +201,17 @@ def _sample_rollouts(
         raise ValueError(f'{rows} rows do not split into groups of {group_size}')
     steps = response_slots(budget, terminals)
     uniforms_BT = draw_uniforms(keys_B, steps)
-    own_params = decoding_params(model, params)
-    unembedding_DV = unembedding(own_params, model.config)
+    decoder, own_params = for_decoding(model, params)
 
     def decode_token(decode: _Decode) -> _Decode:
         step = decode.step
-        logits_BV = next_logits(decode.hidden_BD, unembedding_DV, model.config.logit_cap)
+        logits_BV = next_logits(decoder, own_params, decode.hidden_BD)
         uniforms_B = jax.lax.dynamic_index_in_dim(uniforms_BT, step, 1, keepdims=False)
         drawn_B, logprobs_B = sample_tokens(logits_BV, uniforms_B, sampling)
         tokens_B, sampled_B = choose_tokens(decode.rows, drawn_B, terminals)
         positions_B = jnp.where(decode.rows.live_B, prompts.lengths_B + step, -1)
         hidden_BD, cache = append_tokens(
-            model, own_params, tokens_B[:, None], positions_B[:, None],
+            decoder, own_params, tokens_B[:, None], positions_B[:, None],
             Room(decode.cache, slots + step),
         )
         return _Decode(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from mrt_jax.models.cache import KVCache, Room, as_cache, empty_cache
-from mrt_jax.models.transformer import Transformer, decoding_params, unembedding
+from mrt_jax.models.transformer import Transformer, for_decoding
 from mrt_jax.sampling.forward import append_tokens, next_logits, read_tokens
 from mrt_jax.sampling.phases import (
     Budget,
@@ -121,8 +121,7 @@ def _sample_in_slots(
     rows, own_slots = total // shards, slots // shards
     steps = response_slots(budget, terminals)
     ring = width + steps
-    own_params = decoding_params(model, params)
-    unembedding_DV = unembedding(own_params, model.config)
+    decoder, own_params = for_decoding(model, params)
     read = _read_prompts(
         model, params, prompts, shards=shards, group_size=group_size, most=own_slots
     )
@@ -193,13 +192,13 @@ def _sample_in_slots(
         column_GW = phases_GW.lengths_B
         uniforms_X = _pick_cells(decode.rows.uniforms, decode.row_GW, column_GW).ravel()
         hidden_XD = decode.hidden_GWD.reshape(slots, -1)
-        logits_XV = next_logits(hidden_XD, unembedding_DV, model.config.logit_cap)
+        logits_XV = next_logits(decoder, own_params, hidden_XD)
         drawn_X, logprobs_X = sample_tokens(logits_XV, uniforms_X, sampling)
         tokens_X, sampled_X = choose_tokens(phases_X, drawn_X, terminals)
         starts_X = _pick(decode.rows.prompt_lengths, decode.row_GW).ravel()
         positions_X = jnp.where(phases_X.live_B, starts_X + phases_X.lengths_B, -1)
         hidden_XD, cache = append_tokens(
-            model, own_params, tokens_X[:, None], positions_X[:, None],
+            decoder, own_params, tokens_X[:, None], positions_X[:, None],
             Room(decode.cache, decode.step % ring),
         )
         advanced_X = advance_phases(phases_X, tokens_X, budget, terminals)

@@ -11,7 +11,6 @@ import pytest
 from mrt_jax.errors import InputError
 from mrt_jax.evaluation.continuation import Context, Piece, make_continuer
 from mrt_jax.evaluation.evaluate import evaluate_policy
-from mrt_jax.models.transformer import unembedding
 from mrt_jax.policies.complete import Completion
 from mrt_jax.sampling.forward import next_logits, read_tokens
 from mrt_jax.sampling.phases import Budget
@@ -52,7 +51,7 @@ def contexts(policy, problems):
 def likeliest(model, params, tokens_1T, length):
     """The likeliest token behind the first `length`."""
     hidden_1TD, _ = read_tokens(model, params, tokens_1T, jnp.arange(tokens_1T.shape[1])[None])
-    return next_logits(hidden_1TD[0, length - 1], unembedding(params, model.config), None).argmax()
+    return next_logits(model, params, hidden_1TD[:, length - 1]).argmax()
 
 
 def write_greedily(continuer, text, count):

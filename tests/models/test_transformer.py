@@ -5,16 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mrt_jax.models import transformer
 from mrt_jax.models.transformer import (
     REMAT_POLICIES,
     Transformer,
     abstract_params,
-    decoding_params,
+    for_decoding,
     init_params,
     logical_axes,
     unembedding,
 )
+from mrt_jax.sampling.forward import next_logits
 from tests.tiny import GEMMA, tiny_config, tiny_model
+
+BIASED = dict(attention_bias=True, output_bias=True, mlp_bias=True, qk_norm=True)
 
 TOKENS_BT = np.random.default_rng(0).integers(0, 64, (2, 12), dtype=np.int32)
 POSITIONS_BT = np.broadcast_to(np.arange(12, dtype=np.int32), (2, 12))
@@ -96,21 +100,32 @@ def test_gradients_agree_with_differences():
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('columns', [False, True], ids=['rows', 'columns'])
 @pytest.mark.parametrize(
-    'changes', [{}, dict(tie_embeddings=False, lora_rank=2), GEMMA], ids=['plain', 'lora', 'gemma']
+    'changes',
+    [{}, BIASED, dict(tie_embeddings=False, lora_rank=2), GEMMA],
+    ids=['plain', 'biased', 'lora', 'gemma'],
 )
-def test_layers_read_apart_are_those_of_the_stack(changes, dtype):
+def test_layers_read_apart_are_those_of_the_stack(changes, columns, dtype, monkeypatch):
+    """By rows or, on one CPU, by columns: hidden states, keys, values and logits."""
+    monkeypatch.setattr(transformer, 'on_one_cpu', lambda: columns)
     model, params = tiny_model(dtype=dtype, **changes)
-    apart = decoding_params(model, params)
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), params)
+    decoder, apart = for_decoding(model, params)
+    assert decoder.columns == columns
     assert len(apart['layers']) == model.config.num_layers
     for path, param in jax.tree_util.tree_leaves_with_path(apart):
         assert param.dtype == ('float32' if path[-1].key == 'scale' else dtype)
-    stacked = read(model, params, TOKENS_BT, POSITIONS_BT)
+
+    def everything(model, params):
+        hidden_BTD, new_kv = read(model, params, TOKENS_BT, POSITIONS_BT)
+        return hidden_BTD, new_kv, next_logits(model, params, hidden_BTD[:, -1])
+
     for one, two in zip(
-        jax.tree.leaves(stacked), jax.tree.leaves(read(model, apart, TOKENS_BT, POSITIONS_BT)),
+        jax.tree.leaves(everything(model, params)), jax.tree.leaves(everything(decoder, apart)),
         strict=True,
     ):
-        tolerance = 1e-5 if dtype == 'float32' else 0.1
+        tolerance = (1e-5 if dtype == 'float32' else 0.1) * np.abs(one.astype(np.float32)).max()
         np.testing.assert_allclose(
             one.astype(np.float32), two.astype(np.float32), atol=tolerance
         )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mrt_jax.models.cache import Room, empty_cache
-from mrt_jax.models.transformer import decoding_params, logical_axes, unembedding
+from mrt_jax.models.transformer import for_decoding, logical_axes, unembedding
 from mrt_jax.sharding.mesh import make_mesh, validate_mesh
 from mrt_jax.sharding.rules import batch_sharding, param_shardings, use_mesh
 from tests.tiny import tiny_model
@@ -68,12 +68,12 @@ def test_decoding_on_a_mesh_equals_one_device(tiny):
 
     def decode_last(params, tokens_BT, positions_BT):
         cache = empty_cache(model.config, ROWS, LENGTH, 'float32')
-        params = decoding_params(model, params)
-        _, cache = model.apply(
+        decoder, params = for_decoding(model, params)
+        _, cache = decoder.apply(
             {'params': params}, tokens_BT[:, :-1], positions_BT[:, :-1], room=Room(cache, 0)
         )
         last = tokens_BT[:, -1:], jnp.full((ROWS, 1), LENGTH - 1)
-        return model.apply({'params': params}, *last, room=Room(cache, LENGTH - 1))[0]
+        return decoder.apply({'params': params}, *last, room=Room(cache, LENGTH - 1))[0]
 
     expected = jax.jit(decode_last)(params, tokens_BT, positions_BT)
     spread, batch, _ = place(mesh, model, params, (tokens_BT, positions_BT))
