@@ -434,9 +434,9 @@ def for_decoding(model: Transformer, params: Any) -> tuple[Transformer, Any]:
 
     The parameters are a copy in the compute dtype, with a tree for each layer in place of the
     stack, and on a mesh whole along the axis that training splits by width: a loop would else cut
-    the stack, cast it, and gather it from all devices, at every step. On one CPU the network multiplies
-    columns and kernels lie transposed: XLA computes products with a few rows up to a third faster
-    so.
+    the stack, cast it, and gather it from all devices, at every step. On one CPU the network
+    multiplies columns and kernels lie transposed: XLA computes products with a few rows up to a
+    third faster so.
     """
     columns = on_one_cpu()
 

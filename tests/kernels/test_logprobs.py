@@ -10,8 +10,10 @@ from mrt_jax.kernels.logprobs import token_logprobs
 ROWS, COLUMNS, WIDTH, VOCABULARY = 3, 10, 8, 50
 
 
-def naive(hidden_BTD, unembedding_DV, targets_BT):
+def naive(hidden_BTD, unembedding_DV, targets_BT, cap=None):
     logits_BTV = hidden_BTD.astype(jnp.float32) @ unembedding_DV.astype(jnp.float32)
+    if cap is not None:
+        logits_BTV = cap * jnp.tanh(logits_BTV / cap)
     normalised_BTV = jax.nn.log_softmax(logits_BTV)
     picked_BT1 = jnp.take_along_axis(normalised_BTV, targets_BT[..., None], axis=-1)
     return picked_BT1[..., 0], -(jnp.exp(normalised_BTV) * normalised_BTV).sum(-1)
@@ -28,8 +30,9 @@ def arrays():
 
 
 # Windows of less than a column, of some columns (dividing 10 or not), of all and of more.
+@pytest.mark.parametrize('cap', [None, 5.0])
 @pytest.mark.parametrize('chunk', [1, 6, 9, 30, 1024])
-def test_values_and_gradients_are_those_of_full_logits(arrays, chunk):
+def test_values_and_gradients_are_those_of_full_logits(arrays, chunk, cap):
     hidden_BTD, unembedding_DV, targets_BT = arrays
 
     def total(function, **options):
@@ -40,15 +43,20 @@ def test_values_and_gradients_are_those_of_full_logits(arrays, chunk):
 
         return jax.jit(jax.value_and_grad(weighted, argnums=(0, 1), has_aux=True))
 
-    found = total(token_logprobs, chunk=chunk)(hidden_BTD, unembedding_DV)
-    expected = total(naive)(hidden_BTD, unembedding_DV)
+    found = total(token_logprobs, chunk=chunk, cap=cap)(hidden_BTD, unembedding_DV)
+    expected = total(naive, cap=cap)(hidden_BTD, unembedding_DV)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         scale = np.abs(theirs).max()
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * max(scale, 1))
 
 
-def test_values_in_float64(arrays):
-    hidden_BTD, unembedding_DV, targets_BT = arrays
+@pytest.mark.parametrize('vocabulary', [50, 50257, 151936])
+def test_values_in_float64(vocabulary):
+    """Also where sums have many terms, in numbers that split into parts or do not."""
+    keys = jax.random.split(jax.random.key(1), 3)
+    hidden_BTD = 3 * jax.random.normal(keys[0], (2, 6, WIDTH))
+    unembedding_DV = jax.random.normal(keys[1], (WIDTH, vocabulary)) / 3
+    targets_BT = jax.random.randint(keys[2], (2, 6), 0, vocabulary)
     logprobs_BT, entropies_BT = token_logprobs(hidden_BTD, unembedding_DV, targets_BT, chunk=6)
     logits_BTV = np.float64(hidden_BTD) @ np.float64(unembedding_DV)
     normalised_BTV = logits_BTV - np.logaddexp.reduce(logits_BTV, axis=-1, keepdims=True)
