@@ -350,8 +350,6 @@ class Transformer(nn.Module):
 
         def view(local: bool) -> View:
             turn = rotation(c, positions_XT, local=local)
-            if self.columns:  # Else every layer computes sines of its own.
-                turn = jax.lax.optimization_barrier(turn)
             if kernel != 'plain':
                 segments = 0 if segments_XT is None else segments_XT
                 return turn, (jnp.where(positions_XT >= 0, segments, -1),)

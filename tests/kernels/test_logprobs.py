@@ -75,9 +75,17 @@ def test_bfloat16_states_are_normalised_in_float32(arrays):
     expected = naive(hidden_BTD, rounded_DV, targets_BT)
     np.testing.assert_allclose(logprobs_BT, expected[0], atol=1e-4)
     np.testing.assert_allclose(entropies_BT, expected[1], atol=1e-4)
-    gradient = jax.grad(lambda *x: token_logprobs(*x, targets_BT)[0].sum(), argnums=(0, 1))
-    of_hidden, of_unembedding = gradient(hidden_BTD, unembedding_DV)
-    assert of_hidden.dtype == jnp.bfloat16 and of_unembedding.dtype == jnp.float32
+
+    def gradient(function):
+        return jax.grad(lambda *x: function(*x, targets_BT)[0].sum(), argnums=(0, 1))
+
+    found = gradient(token_logprobs)(hidden_BTD, unembedding_DV)
+    assert found[0].dtype == jnp.bfloat16 and found[1].dtype == jnp.float32
+    exact = gradient(naive)(hidden_BTD.astype(jnp.float32), rounded_DV.astype(jnp.float32))
+    for ours, theirs in zip(found, exact, strict=True):
+        np.testing.assert_allclose(
+            ours.astype(np.float32), theirs, rtol=0, atol=0.02 * np.abs(theirs).max()
+        )
 
 
 def test_no_array_holds_all_logits(arrays):
