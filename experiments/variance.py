@@ -155,7 +155,11 @@ def token_slopes(
         return next_token_logprobs(model, params, tokens_BS, positions_BS)[0]
 
     def slope(key: jax.Array) -> jax.Array:
-        return jax.jvp(logprobs, (params,), (random_direction(key, params),))[1]
+        # Derivatives of log-probabilities are defined backwards; backwards of that is forwards.
+        logprobs_BS, pull_back = jax.vjp(logprobs, params)
+        _, push_forward = jax.vjp(pull_back, logprobs_BS)
+        (slopes_BS,) = push_forward((random_direction(key, params),))
+        return slopes_BS
 
     @jax.jit
     def slopes(keys_K: jax.Array) -> jax.Array:
