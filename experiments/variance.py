@@ -154,15 +154,16 @@ def token_slopes(
     def logprobs(params: Any) -> jax.Array:
         return next_token_logprobs(model, params, tokens_BS, positions_BS)[0]
 
-    def slope(key: jax.Array) -> jax.Array:
+    @jax.jit
+    def slopes(keys_K: jax.Array) -> jax.Array:
         # Derivatives of log-probabilities are defined backwards; backwards of that is forwards.
         logprobs_BS, pull_back = jax.vjp(logprobs, params)
         _, push_forward = jax.vjp(pull_back, logprobs_BS)
-        (slopes_BS,) = push_forward((random_direction(key, params),))
-        return slopes_BS
 
-    @jax.jit
-    def slopes(keys_K: jax.Array) -> jax.Array:
+        def slope(key: jax.Array) -> jax.Array:
+            (slopes_BS,) = push_forward((random_direction(key, params),))
+            return slopes_BS
+
         return jax.lax.map(slope, keys_K, batch_size=_TOGETHER)
 
     return np.asarray(slopes(keys_K))[:, :, rollout.prompt_tokens_BP.shape[1] :]

@@ -46,8 +46,9 @@ def token_logprobs(
     rows, columns = targets_BT.shape
     if chunk is None:
         chunk = parts * min(max(2**25 // unembedding_DV.shape[1], 128), 1024)
-    most = min(max(chunk // max(rows, 1), 1), max(columns, 1))
-    width = -(-columns // -(-columns // most))  # As even as they can be: what fills up is wasted.
+    some = max(columns, 1)
+    count = -(-some // max(chunk // max(rows, 1), 1))
+    width = -(-some // count)  # As even as they can be: what fills up is wasted.
     missing = -columns % width
     kernel_DV = unembedding_DV.astype(hidden_BTD.dtype)
 

@@ -88,6 +88,12 @@ def test_bfloat16_states_are_normalised_in_float32(arrays):
         )
 
 
+def test_rows_without_tokens_are_no_error(arrays):
+    shape = (ROWS, 0)
+    scored = token_logprobs(jnp.zeros((*shape, WIDTH)), arrays[1], jnp.zeros(shape, jnp.int32))
+    assert [x.shape for x in scored] == [shape, shape]
+
+
 def test_no_array_holds_all_logits(arrays):
     """Neither direction makes an array over rows, columns and vocabulary."""
     hidden_BTD, unembedding_DV, targets_BT = arrays
