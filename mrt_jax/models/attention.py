@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from mrt_jax.kernels.logprobs import soft_cap
-from mrt_jax.models.cache import Stored, as_read
+from mrt_jax.models.cache import KeyBlocks, Keys, Stored, as_read
 
 _HIDDEN = -1e30
 
@@ -17,12 +17,12 @@ class Source:
     """Keys and values with what each query may see of them.
 
     Attributes:
-        k_BKCS, v_BKSC: B rows of keys and values, those of a cache perhaps `Int8`; B divides the X
-            rows of queries, see `cache.Context`.
+        k_BKCS, v_BKSC: B rows of keys and values, as caches have them; B divides the X rows of
+            queries, see `cache.Context`.
         visible_XTS: bool.
     """
 
-    k_BKCS: Stored
+    k_BKCS: Keys
     v_BKSC: Stored
     visible_XTS: jax.Array
 
@@ -119,22 +119,19 @@ def _attend_part(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Maximum score and sum of exponentials [X, H, T] and weighted values [X, H, T, C], float32."""
     rows, heads, length, width = q_XHTC.shape
-    keys, key_steps = as_read(source.k_BKCS, q_XHTC.dtype)
     read_values, value_steps = as_read(source.v_BKSC, q_XHTC.dtype)
     parents, kv_heads, slots, _ = read_values.shape
     fork, share = rows // parents, heads // kv_heads
     # All queries that read one parent's head become the rows of one matrix product.
     q = q_XHTC.reshape(parents, fork, kv_heads, share, length, width)
     q = q.transpose(0, 2, 3, 1, 4, 5).reshape(parents, kv_heads, -1, width)
-    scores = jnp.einsum('bkqc,bkcs->bkqs', q, keys, preferred_element_type=jnp.float32)
-    if key_steps is not None:
-        scores *= key_steps
-    scores = soft_cap(scores * scale, cap)
-    seen = source.visible_XTS.reshape(parents, 1, 1, fork * length, slots)
-    scores = scores.reshape(parents, kv_heads, share, fork * length, slots)
+    scores = soft_cap(_multiply_keys(q, source.k_BKCS) * scale, cap)
+    blocks = scores.shape[3:]
+    seen = source.visible_XTS.reshape(parents, 1, 1, fork * length, *blocks)
+    scores = scores.reshape(parents, kv_heads, share, fork * length, *blocks)
     scores = jnp.where(seen, scores, _HIDDEN)
-    maximum = jax.lax.stop_gradient(scores.max(axis=-1))
-    weights = jnp.exp(scores - maximum[..., None])
+    maximum = jax.lax.stop_gradient(scores.max(axis=(-2, -1)))
+    weights = jnp.exp(scores - maximum[..., None, None])
     shares = weights.reshape(parents, kv_heads, -1, slots)
     if value_steps is not None:
         shares *= value_steps.swapaxes(-1, -2)
@@ -149,4 +146,21 @@ def _attend_part(
         return x.reshape(rows, heads, length, *x.shape[5:])
 
     values = values.reshape(parents, kv_heads, share, fork * length, width)
-    return by_row(maximum), by_row(weights.sum(axis=-1)), by_row(values)
+    return by_row(maximum), by_row(weights.sum(axis=(-2, -1))), by_row(values)
+
+
+def _multiply_keys(q_BKQC: jax.Array, keys: Keys) -> jax.Array:
+    """Products of queries with the keys of their head: float32[B, K, Q, N, W], whole keys N = 1."""
+    if isinstance(keys, KeyBlocks):
+        k_BKNCW, steps = as_read(keys.blocks_BKNCW, q_BKQC.dtype)
+    else:
+        k_BKCS, steps = as_read(keys, q_BKQC.dtype)
+        k_BKNCW = k_BKCS[:, :, None]
+        steps = None if steps is None else steps[:, :, None]
+    q_BKNQC = jnp.repeat(q_BKQC[:, :, None], k_BKNCW.shape[2], axis=2)
+    scores_BKNQW = jnp.einsum(
+        'bknqc,bkncw->bknqw', q_BKNQC, k_BKNCW, preferred_element_type=jnp.float32
+    )
+    if steps is not None:
+        scores_BKNQW *= steps
+    return scores_BKNQW.swapaxes(2, 3)

@@ -252,7 +252,7 @@ class Transformer(nn.Module):
         kernel = self.kernel if stacked and takes(self.kernel, *tokens_XT.shape) else 'plain'
 
         def view(local: bool) -> View:
-            turn = rotation(c, positions_XT, local=local)
+            turn = self._rotation(positions_XT, local)
             if kernel != 'plain':
                 segments = 0 if segments_XT is None else segments_XT
                 return turn, (jnp.where(positions_XT >= 0, segments, -1),)
@@ -280,6 +280,18 @@ class Transformer(nn.Module):
             new_kv = KVCache(*zip(*new_kv, strict=True), positions_BS=own_positions_XS)
         final_norm = RMSNorm(c.norm_eps, 'embed', c.unit_offset, name='final_norm')
         return final_norm(x_XTD), new_kv
+
+    def _rotation(self, positions_XT: jax.Array, local: bool) -> tuple[jax.Array, jax.Array]:
+        """Cosines and sines of the tokens; with `columns` zeros where all of them are padding.
+
+        A branch is what XLA's fusions on CPU stop at: every layer would compute the sines again.
+        """
+        turn = functools.partial(rotation, self.config, local=local)
+        if not self.columns:
+            return turn(positions_XT)
+        shapes = jax.eval_shape(turn, positions_XT)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.cond((positions_XT >= 0).any(), turn, lambda _: zeros, positions_XT)
 
     def _scan(
         self, x_XTD: jax.Array, view: Callable[[bool], View], kernel: str

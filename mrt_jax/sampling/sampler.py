@@ -14,7 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from mrt_jax.models.cache import KVCache, Room, as_cache, empty_cache
+from mrt_jax.models.cache import (
+    KEY_BLOCK,
+    KVCache,
+    Room,
+    as_cache,
+    empty_cache,
+    join_keys,
+    split_keys,
+)
 from mrt_jax.models.transformer import Transformer, for_decoding
 from mrt_jax.sampling.forward import append_tokens, next_logits, read_tokens
 from mrt_jax.sampling.phases import (
@@ -151,6 +159,8 @@ def _fill_cache(model: Transformer, params: Any, sequences: PromptBatch) -> KVCa
 def _grow(model: Transformer, cache: KVCache, slots: int) -> KVCache:
     """The same cache with empty slots behind its own."""
     larger = empty_cache(model.config, cache.positions_BS.shape[0], slots, model.stored_dtype)
+    if model.columns:
+        larger = split_keys(larger)
     return jax.tree.map(
         lambda new, old: jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim), larger, cache
     )
@@ -160,11 +170,11 @@ def stage_ends(slots: int, steps: int) -> list[int]:
     """Steps at which the decode loop stops to let the cache grow behind the prompts' slots.
 
     Three stages read two thirds of what one would; each compiles its own loop. Caches of odd sizes
-    are slower to multiply by, so stages end where the size is a multiple of 32.
+    are slower to multiply by, so stages end where the size is one of whole blocks of keys.
     """
     stages = 3 if steps >= 48 else 1
     sizes = [slots + -(-steps * (stage + 1) // stages) for stage in range(stages)]
-    return sorted({min(-(-size // 32) * 32 - slots, steps) for size in sizes})
+    return sorted({min(-(-size // KEY_BLOCK) * KEY_BLOCK - slots, steps) for size in sizes})
 
 
 def _sample_rollouts(
@@ -225,6 +235,8 @@ def _sample_rollouts(
         )
 
     hidden_BD, cache = _prefill(model, params, prompts, group_size)
+    if decoder.columns:
+        cache = split_keys(cache)
     decode = _Decode(
         step=jnp.int32(0),
         hidden_BD=hidden_BD,
@@ -241,8 +253,11 @@ def _sample_rollouts(
         def unfinished(decode: _Decode, end: int = end) -> jax.Array:
             return (decode.step < end) & decode.rows.live_B.any()
 
-        decode = dataclasses.replace(decode, cache=_grow(model, decode.cache, slots + end))
+        decode = dataclasses.replace(decode, cache=_grow(decoder, decode.cache, slots + end))
         decode = jax.lax.while_loop(unfinished, decode_token, decode)
+    cache = decode.cache
+    if decoder.columns:
+        cache = join_keys(cache, slots + steps)
     return Rollout(
         prompt_tokens_BP=prompts.tokens_BP,
         prompt_lengths_B=prompts.lengths_B,
@@ -253,7 +268,7 @@ def _sample_rollouts(
         thought_closed_B=decode.rows.thought_B,
         forced_B=decode.rows.forced_B,
         ended_B=decode.rows.stopped_B,
-        cache=decode.cache,
+        cache=cache,
     )
 
 

@@ -3,7 +3,7 @@
 Prompts are read first, each once however many rows share it. Then every step decodes one token of
 every slot. The cache of a slot is a ring: at step s all slots write slot position s mod S, and a
 row that is taken up at step s gets its prompt just behind that, so that a step still writes the
-cache with one slice update. With S = P + T positions no row meets its own tail. What a key's
+cache with one slice update. With P + T positions or more no row meets its own tail. What a key's
 position is, `KVCache.positions_BS` says, so attention is the same wherever the ring stands.
 
 Rows stay on their shard of the mesh: each shard has its own slots and its own queue.
@@ -17,7 +17,15 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from mrt_jax.models.cache import KVCache, Room, as_cache, empty_cache
+from mrt_jax.models.cache import (
+    KEY_BLOCK,
+    KVCache,
+    Room,
+    as_cache,
+    empty_cache,
+    join_keys,
+    split_keys,
+)
 from mrt_jax.models.transformer import Transformer, for_decoding
 from mrt_jax.sampling.forward import append_tokens, next_logits, read_tokens
 from mrt_jax.sampling.phases import (
@@ -56,7 +64,7 @@ class _Decode:
         row_GW: int32, the row in each slot; N for none.
         hidden_GWD: of the last token fed.
         rows: all of them.
-        cache: of the slots, G x W rows of P + T positions.
+        cache: of the slots, G x W rows.
         kept: of the rows that have ended; None to keep none.
     """
 
@@ -120,11 +128,17 @@ def _sample_in_slots(
         )
     rows, own_slots = total // shards, slots // shards
     steps = response_slots(budget, terminals)
-    ring = width + steps
     decoder, own_params = for_decoding(model, params)
+    ring = width + steps
+    if decoder.columns:
+        ring += -ring % KEY_BLOCK
     read = _read_prompts(
         model, params, prompts, shards=shards, group_size=group_size, most=own_slots
     )
+
+    def empty(rows: int) -> KVCache:
+        cache = empty_cache(model.config, rows, ring, model.stored_dtype)
+        return split_keys(cache) if decoder.columns else cache
 
     def begin() -> _Decode:
         flat = _Rows(
@@ -149,8 +163,8 @@ def _sample_in_slots(
             row_GW=jnp.full((shards, own_slots), rows, jnp.int32),
             hidden_GWD=jnp.zeros((shards, own_slots, model.config.width), model.dtype),
             rows=dataclasses.replace(by_shards, phases=phases),
-            cache=empty_cache(model.config, slots, ring, model.stored_dtype),
-            kept=empty_cache(model.config, total, ring, model.stored_dtype) if keep_cache else None,
+            cache=empty(slots),
+            kept=empty(total) if keep_cache else None,
         )
 
     def free_GW(decode: _Decode) -> jax.Array:
@@ -172,6 +186,8 @@ def _sample_in_slots(
         if kept is not None:
             kept = _put_rows(kept, old_G, _pick_rows(decode.cache, slot_G, shards), shards)
         prompt_cache = _ring(_pick_rows(read.cache, prompt_G, shards), ring, decode.step)
+        if decoder.columns:
+            prompt_cache = split_keys(prompt_cache)
         return dataclasses.replace(
             decode,
             next_G=decode.next_G + taken_G,
@@ -233,6 +249,11 @@ def _sample_in_slots(
         return x[:, :rows].reshape(total, *x.shape[2:])
 
     done = jax.tree.map(whole, decode.rows)
+    kept = decode.kept
+    if kept is None:
+        kept = empty_cache(model.config, total, 0, model.stored_dtype)
+    elif decoder.columns:
+        kept = join_keys(kept, ring)
     return Rollout(
         prompt_tokens_BP=prompts.tokens_BP,
         prompt_lengths_B=prompts.lengths_B,
@@ -243,7 +264,7 @@ def _sample_in_slots(
         thought_closed_B=done.phases.thought_B,
         forced_B=done.phases.forced_B,
         ended_B=done.phases.stopped_B,
-        cache=decode.kept or empty_cache(model.config, total, 0, model.stored_dtype),
+        cache=kept,
     )
 
 

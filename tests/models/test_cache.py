@@ -5,7 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrt_jax.models.cache import Context, Room, empty_cache
+from mrt_jax.models.attention import Source, attend
+from mrt_jax.models.cache import (
+    KEY_BLOCK,
+    Context,
+    Room,
+    append,
+    as_cache,
+    empty_cache,
+    join_keys,
+    split_keys,
+)
 from tests.tiny import GEMMA, tiny_model
 
 VARIANTS = {
@@ -104,3 +114,43 @@ def test_empty_slots_change_nothing():
     alone, _ = read({'params': params}, tokens_BT, positions_BT)
     beside, _ = read({'params': params}, tokens_BT, positions_BT, contexts=(Context(empty),))
     np.testing.assert_allclose(beside, alone, atol=1e-6)
+
+
+def random_cache(dtype, *, rows=3, slots=KEY_BLOCK + 9, kv_heads=2, width=8):
+    k_BKTC, v_BKTC = np.random.default_rng(4).normal(size=(2, rows, kv_heads, slots, width))
+    positions_BT = np.broadcast_to(np.arange(slots, dtype=np.int32), (rows, slots))
+    return as_cache(((jnp.float32(k_BKTC), jnp.float32(v_BKTC)),), positions_BT, dtype)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'int8'])
+def test_keys_in_blocks_are_the_same_keys(dtype):
+    """Split, written to at every place of a block, attended to, and joined, as whole ones are."""
+    whole = random_cache(dtype)
+    slots = whole.positions_BS.shape[1]
+    split = split_keys(whole)
+    assert split.positions_BS.shape[1] == 2 * KEY_BLOCK
+    np.testing.assert_array_equal(split.positions_BS[:, slots:], -1)
+    jax.tree.map(np.testing.assert_array_equal, join_keys(split, slots), whole)
+
+    rng = np.random.default_rng(5)
+    layer, blocks = whole.layer(0), split.layer(0)
+    for slot in (0, KEY_BLOCK - 1, KEY_BLOCK, slots - 1):
+        k_BK1C, v_BK1C = jnp.float32(rng.normal(size=(2, 3, 2, 1, 8)))
+        layer = append(layer, k_BK1C, v_BK1C, slot)
+        blocks = jax.jit(append)(blocks, k_BK1C, v_BK1C, slot)
+    joined = join_keys(split.replace(k_BKCS=(blocks[0],), v_BKSC=(blocks[1],)), slots)
+    jax.tree.map(np.testing.assert_array_equal, joined.layer(0), layer)
+
+    q_XHTC = jnp.float32(rng.normal(size=(3, 4, 1, 8)))
+    seen_XTS = rng.random((3, 1, slots)) < 0.5
+    beyond = ((0, 0), (0, 0), (0, 2 * KEY_BLOCK - slots))
+    np.testing.assert_allclose(
+        attend(q_XHTC, [Source(*blocks, np.pad(seen_XTS, beyond))]),
+        attend(q_XHTC, [Source(*layer, seen_XTS)]), atol=1e-6,
+    )
+
+
+def test_keys_in_blocks_take_one_token_at_a_time():
+    layer = split_keys(random_cache('float32')).layer(0)
+    with pytest.raises(ValueError, match='2 tokens to append to keys in blocks; give one'):
+        append(layer, jnp.zeros((3, 2, 2, 8)), jnp.zeros((3, 2, 2, 8)), 0)
