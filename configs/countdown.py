@@ -238,6 +238,9 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.mismatch = ml_collections.ConfigDict(dict(level='none', bound='truncate', most=2.0))
     config.updates_per_step = 1  # passes over each batch of rollouts
     config.row_tokens = 240  # of a row of an update, which traces are packed into
+    # A row holds a prompt once for all rollouts of it that lie there. TPU's kernel of attention,
+    # splash, cannot show it to several.
+    config.share_prompts = False
     config.microbatch_rows = 8  # rows whose activations are held at a time
     # AdamW with warm-up and schedule, see mrt_jax/training/optimizer.py.
     config.optimizer = ml_collections.ConfigDict(

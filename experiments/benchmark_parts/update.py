@@ -84,7 +84,8 @@ def time_step() -> Rows:
             itemsize=itemsize,
         )),
         'update': floor_seconds(update_work(
-            model.config, tokens=rows * values.trace_tokens, length=values.trace_tokens,
+            model.config, tokens=rows * values.trace_tokens,
+            pairs=rows * values.trace_tokens**2 / 2,
             param_itemsize=itemsize,
             state_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
         )),

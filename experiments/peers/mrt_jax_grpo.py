@@ -4,12 +4,14 @@ from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from experiments import cli
 from experiments.peers.request import read_request, report
 from mrt_jax.kernels.surrogate import token_weights
 from mrt_jax.methods.credit import CreditConfig, Outcomes
+from mrt_jax.methods.packing import plan_rows, shared_prompts
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.load import load_policy
 from mrt_jax.sampling.phases import Budget, Terminals
@@ -17,10 +19,10 @@ from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.row_keys import split_by_row
 from mrt_jax.sampling.sampler import encode_prompts, sample_rollouts
 from mrt_jax.sharding.mesh import make_mesh
-from mrt_jax.training.objective import ObjectiveConfig, UpdateBatch, policy_loss
-from mrt_jax.training.rl_batch import give_credit
+from mrt_jax.training.objective import ObjectiveConfig, policy_loss
+from mrt_jax.training.rl_batch import give_credit, pack_rollout
 from mrt_jax.training.state import start_training
-from mrt_jax.training.update import join_response, make_scorer, make_update
+from mrt_jax.training.update import make_scorer, make_update
 
 
 def main() -> None:
@@ -34,10 +36,13 @@ def main() -> None:
     optimizer = optax.adamw(1e-4)
     objective = ObjectiveConfig(0.2, 0.2, kl_coef=0.04, entropy_coef=0.0, aggregation='sequence')
     credit = CreditConfig(group_size=request.group)
-    update = make_update(
-        model, optimizer, policy_loss(objective), mesh, rows=rows, microbatch_rows=rows
-    )
-    score = make_scorer(model, mesh, rows=rows, microbatch_rows=rows)
+    # A row of an update holds a prompt once and half of its completions: longer rows are slow on
+    # CPU, where attention over a row runs on one thread.
+    together = request.group // (1 if request.group % 2 else 2)
+    row_tokens = prompt_slots - 1 + together * (1 + request.new_tokens)
+    shape = {'rows': rows // together, 'microbatch_rows': rows // together}
+    update = make_update(model, optimizer, policy_loss(objective), mesh, **shape)
+    score = make_scorer(model, mesh, **shape)
     state = start_training(model, policy.params, optimizer, mesh, jax.random.key(0))
     no_votes_B = jnp.zeros(rows, jnp.int32)
     steps = iter(range(1_000_000))
@@ -53,22 +58,19 @@ def main() -> None:
         given = give_credit(
             credit, Outcomes(rewards_B, rollout.lengths_B, rollout.sampled_BT, no_votes_B)
         )
-        tokens_BS, positions_BS = join_response(
-            rollout.prompt_tokens_BP, rollout.prompt_lengths_B, rollout.lengths_B,
-            rollout.tokens_BT,
+        prompts_BP, prompts_B, lengths_B = map(
+            np.asarray, (rollout.prompt_tokens_BP, rollout.prompt_lengths_B, rollout.lengths_B)
         )
-
-        def behind_prompt(x_BT: jax.Array) -> jax.Array:
-            return jnp.pad(x_BT, ((0, 0), (prompt_slots, 0)))
-
-        batch = UpdateBatch(
-            tokens_BT=tokens_BS,
-            positions_BT=positions_BS,
-            weights_BT=behind_prompt(token_weights(rollout.sampled_BT, objective.aggregation)),
-            old_logprobs_BT=behind_prompt(rollout.logprobs_BT),
-            advantages_BT=behind_prompt(given.advantages_BT),
-            reference_logprobs_BT=score(policy.params, tokens_BS, positions_BS, None),
+        plan = plan_rows(
+            prompt_slots - prompts_B, prompt_slots + lengths_B, prompt_slots + request.new_tokens,
+            rows=shape['rows'], row_tokens=row_tokens, shared=shared_prompts(prompts_BP, prompts_B),
         )
+        weights_BT = token_weights(rollout.sampled_BT, objective.aggregation)
+        batch = pack_rollout(rollout, weights_BT, given.advantages_BT, plan)
+        reference_BT = score(
+            policy.params, batch.tokens_BT, batch.positions_BT, batch.segments_BT, batch.parents_BT
+        )
+        batch = batch.replace(reference_logprobs_BT=reference_BT)
         state, metrics = update(state, {}, batch)
         jax.block_until_ready((state, metrics))
         return int(rollout.sampled_BT.sum())

@@ -62,12 +62,14 @@ def attend_to_self(
     k_XKTC: jax.Array,
     v_XKTC: jax.Array,
     segments_XT: jax.Array,
+    parents_XT: jax.Array | None = None,
+    positions_XT: jax.Array | None = None,
     *,
     window: int | None,
     scale: float | None = None,
     cap: float | None = None,
 ) -> jax.Array:
-    """Causal softmax attention within segments.
+    """Causal softmax attention within segments and, with 'cudnn', to their parents.
 
     Args:
         kernel: of `KERNELS`, except 'plain'.
@@ -75,6 +77,10 @@ def attend_to_self(
             are as `takes` wants them.
         k_XKTC, v_XKTC: keys and values.
         segments_XT: int32; consecutive tokens of one number see each other.
+        parents_XT: int32, the segment earlier in the row that a token sees beside its own; None if
+            each sees its own only.
+        positions_XT: int32, of the tokens, which ascend in a segment and from its parent to it.
+            Beside parents the window is of positions, else of columns, which is the same there.
         window: tokens back that a query sees, its own included; None for all.
         scale: factor on the scores; None: 1 / sqrt(C).
         cap: see `soft_cap`.
@@ -84,8 +90,20 @@ def attend_to_self(
     """
     scale = q_XHTC.shape[-1] ** -0.5 if scale is None else scale
     if kernel == 'splash':
+        if parents_XT is not None:
+            raise ValueError('splash attention sees one segment only: give no parents_XT')
         return _splash(q_XHTC * scale, k_XKTC, v_XKTC, segments_XT, window, cap)
-    return _dot_product(q_XHTC, k_XKTC, v_XKTC, segments_XT, window, scale, kernel)
+    return _dot_product(
+        q_XHTC, k_XKTC, v_XKTC, segments_XT, window, scale, kernel, parents_XT, positions_XT
+    )
+
+
+def within_segments(segments_XT: jax.Array, parents_XT: jax.Array | None) -> jax.Array:
+    """What each token may see of its row: its own segment and its parent; bool[X, T, S]."""
+    seen_XTS = segments_XT[:, :, None] == segments_XT[:, None, :]
+    if parents_XT is not None:
+        seen_XTS |= parents_XT[:, :, None] == segments_XT[:, None, :]
+    return seen_XTS
 
 
 def attend_split(
@@ -194,10 +212,17 @@ def _dot_product(
     window: int | None,
     scale: float,
     implementation: str,
+    parents_XT: jax.Array | None = None,
+    positions_XT: jax.Array | None = None,
 ) -> jax.Array:
+    seen_XTS = within_segments(segments_XT, parents_XT)
+    if window is not None and positions_XT is not None:
+        # A parent may lie further away in the row than in the text.
+        seen_XTS &= positions_XT[:, None, :] > positions_XT[:, :, None] - window
+        window = None
     mixed_XTHC = jax.nn.dot_product_attention(
         *(x.swapaxes(1, 2) for x in (q_XHTC, k_XKTC, v_XKTC)),
-        mask=(segments_XT[:, :, None] == segments_XT[:, None, :])[:, None],
+        mask=seen_XTS[:, None],
         scale=scale,
         is_causal=True,
         local_window_size=None if window is None else (window - 1, 0),

@@ -21,6 +21,7 @@ from mrt_jax.models.attention_kernels import (
     attend_to_self,
     splits_tokens,
     takes,
+    within_segments,
 )
 from mrt_jax.models.cache import (
     CACHE_DTYPES,
@@ -47,7 +48,7 @@ ACTIVATIONS = {'silu': nn.silu, 'gelu_tanh': lambda x: nn.gelu(x, approximate=Tr
 
 KV = tuple[jax.Array, jax.Array]
 # How a layer looks at tokens: rotation_XT, and what is visible of each source or, for a kernel,
-# segments_XT alone.
+# segments_XT and, where segments have parents, parents_XT and positions_XT.
 View = tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]
 
 
@@ -114,7 +115,7 @@ class Block(nn.Module):
         q_XHTC, k_XKTC = rotate(q_XHTC, *rotation_XT), rotate(k_XKTC, *rotation_XT)
         new_kv = k_XKTC, v_XKTC
         if self.kernel != 'plain':
-            mixed_XHTC = self._run_kernel(q_XHTC, *new_kv, *visible_parts, is_local)
+            mixed_XHTC = self._run_kernel(is_local, q_XHTC, *new_kv, *visible_parts)
         elif room is None and not context_kv and tokens_split:
             mixed_XHTC = attend_split(
                 q_XHTC, *new_kv, *visible_parts, scale=c.score_scale, cap=c.attention_cap
@@ -143,14 +144,8 @@ class Block(nn.Module):
         x_ND += norm('mlp_post_norm')(fed_ND) if c.post_norms else fed_ND
         return _by_row(turned(x_ND).reshape(x_XTD.shape)), new_kv
 
-    def _run_kernel(
-        self,
-        q_XHTC: jax.Array,
-        k_XKTC: jax.Array,
-        v_XKTC: jax.Array,
-        segments_XT: jax.Array,
-        is_local: jax.Array | None,
-    ) -> jax.Array:
+    def _run_kernel(self, is_local: jax.Array | None, *operands: jax.Array) -> jax.Array:
+        """Of the operands of `attend_to_self`."""
         c = self.config
 
         def run(window: int | None) -> Callable[..., jax.Array]:
@@ -159,7 +154,6 @@ class Block(nn.Module):
                 cap=c.attention_cap,
             )
 
-        operands = q_XHTC, k_XKTC, v_XKTC, segments_XT
         if is_local is None:
             return run(c.sliding_window)(*operands)
         return jax.lax.cond(is_local, run(c.sliding_window), run(None), *operands)
@@ -210,6 +204,7 @@ class Transformer(nn.Module):
         tokens_XT: jax.Array,
         positions_XT: jax.Array,
         segments_XT: jax.Array | None = None,
+        parents_XT: jax.Array | None = None,
         contexts: tuple[Context, ...] = (),
         room: Room | None = None,
     ) -> tuple[jax.Array, NewKV | KVCache]:
@@ -223,6 +218,8 @@ class Transformer(nn.Module):
             positions_XT: int32; -1 marks padding, which nobody attends to.
             segments_XT: int32; tokens attend within their segment only. None, as always with room:
                 one segment a row.
+            parents_XT: int32, with segments: a segment earlier in the row that tokens attend to as
+                well, their own where there is none. None: no segment has one.
             contexts: earlier keys and values, only read.
             room: earlier keys and values to which those of the tokens are added first.
 
@@ -255,11 +252,13 @@ class Transformer(nn.Module):
             turn = self._rotation(positions_XT, local)
             if kernel != 'plain':
                 segments = 0 if segments_XT is None else segments_XT
-                return turn, (jnp.where(positions_XT >= 0, segments, -1),)
+                used_XT = jnp.where(positions_XT >= 0, segments, -1)
+                related = () if parents_XT is None else (parents_XT, positions_XT)
+                return turn, (used_XT, *related)
             window = c.sliding_window if local else None
             own_XTS = visible(positions_XT, own_positions_XS, window=window)
             if segments_XT is not None:
-                own_XTS &= segments_XT[:, :, None] == segments_XT[:, None, :]
+                own_XTS &= within_segments(segments_XT, parents_XT)
             seen = [
                 visible(positions_XT, context.cache.positions_BS, window=window,
                         limit_X=context.limit_X)

@@ -219,13 +219,18 @@ def _compile_update(config: Any, model: Transformer, mesh: Mesh, rows: int) -> P
     numbers = jax.ShapeDtypeStruct(shape, jnp.float32)
     batch = UpdateBatch(
         integers, integers, numbers, numbers, numbers, integers,
-        numbers if config.kl_coef else None,
+        parents_BT=integers if config.share_prompts else None,
+        reference_logprobs_BT=numbers if config.kl_coef else None,
     )
     state = abstract_state(model, optimizer, mesh)
     frozen = split(placed_params(model, mesh))[1] if model.lora_rank else {}
     compiled, seconds = _compile(mesh, RULES, update, state, frozen, _by_row(batch, mesh, RULES))
+    tokens, pairs = rows * longest, rows * longest**2 / 2
+    if config.share_prompts:
+        spared, head = rows - config.prompts_per_step, config.max_prompt_tokens - 1
+        tokens, pairs = tokens - spared * head, pairs - spared * head**2 / 2
     work = update_work(
-        model.config, tokens=rows * longest, length=longest,
+        model.config, tokens=tokens, pairs=pairs,
         param_itemsize=jnp.dtype(model.param_dtype).itemsize, state_bytes=_global_bytes(state),
     )
     contents = _contents(config, model, mesh, cache=())

@@ -121,17 +121,17 @@ def prover_work(
 
 
 def update_work(
-    config: ModelConfig, *, tokens: int, length: float, param_itemsize: int, state_bytes: float
+    config: ModelConfig, *, tokens: int, pairs: float, param_itemsize: int, state_bytes: float
 ) -> Work:
     """Forward, backward and optimiser; nothing is computed twice.
 
     Args:
         config: the network's.
         tokens: of the batch.
-        length: tokens of a sequence.
+        pairs: of a token and one that it attends to.
         param_itemsize: bytes of a parameter.
         state_bytes: of parameters and optimiser state, read and written once.
     """
     params = body_params(config) + head_params(config)
-    flops = 6 * params * tokens + 3 * attention_flops(config, tokens * length / 2)
+    flops = 6 * params * tokens + 3 * attention_flops(config, pairs)
     return Work(flops, 2 * params * param_itemsize, 2 * state_bytes)

@@ -157,7 +157,7 @@ CONDITIONS: Mapping[str, Mapping[str, tuple[Condition, ...]]] = {
             'refresh_prefixes_every', 'prefixes_per_group', 'bonus',
             'dynamic_sampling', 'mask_truncated', 'ratio', 'clip_low', 'clip_high', 'kl_coef',
             'entropy_coef', 'aggregation', 'mismatch.level', 'mismatch.bound', 'mismatch.most',
-            'updates_per_step', 'max_kl',
+            'updates_per_step', 'max_kl', 'share_prompts',
         ),
         (_NEVER,),
     ) | dict.fromkeys(('branches', 'prover_rounds', 'prover_rows', 'common_draws'), (_PROVES,)),

@@ -62,6 +62,9 @@ def make_network(config: Any, model_config: ModelConfig) -> Transformer:
     Args:
         config: has passed `check_network`.
         model_config: the policy's.
+
+    Raises:
+        InputError: its attention kernel cannot show a shared prompt to several traces.
     """
     kernel = config.attention
     if kernel == 'auto':
@@ -69,6 +72,11 @@ def make_network(config: Any, model_config: ModelConfig) -> Transformer:
             jax.default_backend(), model_config, tokens_split=config.mesh.sequence != 1
         )
         logging.info('attention: %s', kernel)
+    if kernel == 'splash' and config.get('share_prompts', False):
+        raise InputError(
+            f'share_prompts=True with attention={config.attention!r}: the kernel on TPU, splash, '
+            "shows no prompt to several traces; set share_prompts=False, or attention='plain'"
+        )
     return Transformer(
         model_config, config.compute_dtype, config.remat, config.param_dtype, config.lora_rank,
         kernel, config.get('cache_dtype', COMPUTE),

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +94,7 @@ class ObjectiveConfig:
 
 @struct.dataclass
 class UpdateBatch:
-    """Sequences to train on, each prompt with its response in one row.
+    """Sequences to train on, each prompt in the row of its response, see `methods.packing`.
 
     Attributes:
         tokens_BT: int32.
@@ -103,7 +103,10 @@ class UpdateBatch:
             from the whole batch, see `token_weights`.
         old_logprobs_BT: float32, of the policy that sampled.
         advantages_BT: float32.
-        segments_BT: int32, which sequence of its row a token belongs to; None if rows hold one.
+        segments_BT: int32, which segment of its row a token belongs to; None if rows hold one. A
+            response lies in one segment, and a segment in which a token is trained on holds one.
+        parents_BT: int32, the segment of its row that a token sees beside its own; None if all see
+            their own only.
         reference_logprobs_BT: float32, of the reference policy; None without a penalty.
     """
 
@@ -113,6 +116,7 @@ class UpdateBatch:
     old_logprobs_BT: jax.Array
     advantages_BT: jax.Array
     segments_BT: jax.Array | None = None
+    parents_BT: jax.Array | None = None
     reference_logprobs_BT: jax.Array | None = None
 
 
@@ -124,6 +128,7 @@ class SupervisedBatch:
     positions_BT: jax.Array
     segments_BT: jax.Array
     weights_BT: jax.Array
+    parents_BT: ClassVar[None] = None  # Each sees its own only.
 
 
 def policy_loss(config: ObjectiveConfig) -> Loss:

@@ -67,7 +67,8 @@ def train_policy(config: Any, workdir: Path) -> bool:
             batch, metrics = make_batch(setup, collected, reference)
             if own_logprobs:
                 logprobs_BT = own_logprobs(
-                    params, batch.tokens_BT, batch.positions_BT, batch.segments_BT
+                    params, batch.tokens_BT, batch.positions_BT, batch.segments_BT,
+                    batch.parents_BT,
                 )
                 batch, mismatch = correct_mismatch(batch, logprobs_BT, **config.mismatch)
                 metrics |= mismatch

@@ -13,7 +13,13 @@ from mrt_jax.kernels.regret import normalized_regret
 from mrt_jax.kernels.surrogate import token_weights
 from mrt_jax.methods.credit import Curves, Outcomes, Starts, assign_credit
 from mrt_jax.methods.experience import Experience, Proof, spent_tokens
-from mrt_jax.methods.packing import RowPlan, fill_rows, packed_share, plan_rows
+from mrt_jax.methods.packing import (
+    RowPlan,
+    fill_rows,
+    packed_share,
+    plan_rows,
+    shared_prompts,
+)
 from mrt_jax.sampling.sampler import Rollout
 from mrt_jax.sharding.host_data import place
 from mrt_jax.sharding.rules import batch_sharding
@@ -45,9 +51,12 @@ def make_batch(
         trained_BT = trained_BT & np.asarray(rollout.ended_B)[:, None]
     slots = rollout.prompt_tokens_BP.shape[1]
     prompts_B, lengths_B = np.asarray(rollout.prompt_lengths_B), np.asarray(rollout.lengths_B)
+    shared = None
+    if config.share_prompts:
+        shared = shared_prompts(np.asarray(rollout.prompt_tokens_BP), prompts_B)
     plan = plan_rows(
         slots - prompts_B, slots + lengths_B, slots + rollout.tokens_BT.shape[1],
-        rows=setup.update_rows, row_tokens=config.row_tokens,
+        rows=setup.update_rows, row_tokens=config.row_tokens, shared=shared,
     )
     batch = pack_rollout(
         rollout, token_weights(trained_BT, setup.objective.aggregation), credit.advantages_BT,
@@ -56,7 +65,7 @@ def make_batch(
     if reference:
         batch = batch.replace(
             reference_logprobs_BT=reference(
-                batch.tokens_BT, batch.positions_BT, batch.segments_BT
+                batch.tokens_BT, batch.positions_BT, batch.segments_BT, batch.parents_BT
             )
         )
     packed = {
@@ -133,6 +142,7 @@ def pack_rollout(
         old_logprobs_BT=pack(rollout.logprobs_BT, 0),
         advantages_BT=pack(advantages_BT, 0),
         segments_BT=plan.segments_RL,
+        parents_BT=plan.parents_RL,
     )
 
 

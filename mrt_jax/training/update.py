@@ -48,12 +48,19 @@ def next_token_logprobs(
     tokens_BT: jax.Array,
     positions_BT: jax.Array,
     segments_BT: jax.Array | None = None,
+    parents_BT: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probability of each token given those before it, and the entropy there: float32[B, T].
 
-    Both are 0 on padding and at position 0, which has nothing before it.
+    Both are 0 on padding, at position 0, which has nothing before it, and where a segment begins,
+    whose first token has nothing before it that predicts it. Arguments are as in `UpdateBatch`.
     """
-    hidden_BTD, _ = model.apply({'params': params}, tokens_BT, positions_BT, segments_BT)
+    hidden_BTD, _ = model.apply(
+        {'params': params}, tokens_BT, positions_BT, segments_BT, parents_BT
+    )
+    predicted_BT = positions_BT > 0
+    if segments_BT is not None:
+        predicted_BT &= segments_BT == jnp.roll(segments_BT, 1, axis=1)
     # Gathered once rather than for every window of tokens.
     unembedding_DV = nn.with_logical_constraint(
         unembedding(params, model.config).astype(hidden_BTD.dtype), (None, 'vocab')
@@ -70,7 +77,7 @@ def next_token_logprobs(
 
     def join_shifted(x_PS: jax.Array) -> jax.Array:
         x_BT = x_PS.reshape(pieces, rows, -1).swapaxes(0, 1).reshape(rows, -1)
-        return jnp.where(positions_BT > 0, jnp.roll(x_BT, 1, axis=1), 0)
+        return jnp.where(predicted_BT, jnp.roll(x_BT, 1, axis=1), 0)
 
     logprobs_PS, entropies_PS = token_logprobs(
         cut(hidden_BTD), unembedding_DV, cut(jnp.roll(tokens_BT, -1, axis=1)),
@@ -124,7 +131,7 @@ def make_update(
     def microbatch_loss(params: Any, frozen: Any, batch: Any) -> tuple[jax.Array, Tally]:
         logprobs_BT, entropies_BT = next_token_logprobs(
             model, join(params, frozen), batch.tokens_BT, batch.positions_BT,
-            batch.segments_BT,
+            batch.segments_BT, batch.parents_BT,
         )
         return loss(logprobs_BT, entropies_BT, batch)
 
@@ -207,18 +214,24 @@ def make_update(
 
 def make_scorer(
     model: Transformer, mesh: Mesh, *, rows: int, microbatch_rows: int
-) -> Callable[[Any, jax.Array, jax.Array, jax.Array | None], jax.Array]:
-    """Builds the jitted (params, tokens, positions, segments) -> log-probabilities float32[B, T].
+) -> Callable[
+    [Any, jax.Array, jax.Array, jax.Array | None, jax.Array | None], jax.Array
+]:
+    """Builds the jitted (params, tokens, positions, segments, parents) -> log-probabilities.
 
-    For the reference policy of the KL penalty; 0 on padding and at position 0. Arguments are as in
-    `UpdateBatch`, those of this function and its errors as in `make_update`.
+    For the reference policy of the KL penalty: float32[B, T], 0 as in `next_token_logprobs`.
+    Arguments are as in `UpdateBatch`, those of this function and its errors as in `make_update`.
     """
     _check_rows(mesh, rows, microbatch_rows)
 
     def score(
-        params: Any, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array | None
+        params: Any,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array,
+        segments_BT: jax.Array | None,
+        parents_BT: jax.Array | None,
     ) -> jax.Array:
-        def run(part: tuple[jax.Array, jax.Array, jax.Array | None]) -> jax.Array:
+        def run(part: Any) -> jax.Array:
             return jax.lax.cond(
                 (part[1] >= 0).any(),
                 lambda part: next_token_logprobs(model, params, *part)[0],
@@ -226,12 +239,14 @@ def make_scorer(
                 part,
             )
 
-        parts = _split((tokens_BT, positions_BT, segments_BT), microbatch_rows, mesh)
+        parts = _split(
+            (tokens_BT, positions_BT, segments_BT, parents_BT), microbatch_rows, mesh
+        )
         return jax.lax.map(run, parts).reshape(tokens_BT.shape)
 
     by_row = batch_sharding(mesh)
     params = param_shardings(logical_axes(model), mesh)
-    return jax.jit(score, in_shardings=(params, by_row, by_row, by_row), out_shardings=by_row)
+    return jax.jit(score, in_shardings=(params, *(by_row,) * 4), out_shardings=by_row)
 
 
 def _check_rows(mesh: Mesh, rows: int, microbatch_rows: int) -> None:

@@ -63,7 +63,7 @@ def test_an_update_is_three_times_the_forward_pass():
     # A network of one layer, as XLA counts the body of a loop once.
     counted = jax.jit(forward).lower(abstract_params(model), tokens).compile().cost_analysis()
     work = update_work(
-        CONFIG, tokens=length, length=length, param_itemsize=4, state_bytes=1000
+        CONFIG, tokens=length, pairs=length**2 / 2, param_itemsize=4, state_bytes=1000
     )
     per_layer = body_params(CONFIG) * (1 - 1 / CONFIG.num_layers)
     assert work.flops / 3 - 2 * length * per_layer == pytest.approx(counted['flops'], rel=0.15)

@@ -1,5 +1,6 @@
 """Runs of reinforcement learning: compilations, resuming, stopping, meshes, bad configs."""
 
+import dataclasses
 import os
 import signal
 
@@ -223,6 +224,8 @@ def test_the_correction_takes_the_trainers_part():
         (dict(rollout_slots=3, mesh={'data': 2}), 'a multiple of mesh.data x fsdp x sequence = 2'),
         (dict(attention='cudnn', mesh={'sequence': 2}), "attention='cudnn' with mesh.sequence=2"),
         (dict(attention='splash', row_tokens=320), 'row_tokens=320 .* a multiple of 128 x mesh'),
+        (dict(attention='splash', row_tokens=128, share_prompts=True),
+         "share_prompts=True with attention='splash': .* or attention='plain'"),
         (dict(keep_best='max validation_reward'), 'validation_reward is not measured with'),
         (dict(rollout_slots=2, prompts_per_step=3, mesh={'data': 2}), 'prompts_per_step=3 must'),
     ],
@@ -345,3 +348,41 @@ def test_packing_changes_nothing_but_the_padding(policy, packing, columns, tmp_p
     np.testing.assert_allclose(runs[1][1]['kl'], runs[0][1]['kl'], rtol=1e-2)
     assert packed['trained_tokens'] == round(packed['packed_share'] * columns) > 0
     np.testing.assert_allclose(packed['packed_share'] * columns, alone['packed_share'] * 8 * 64)
+
+
+@pytest.mark.parametrize(
+    ('variant', 'changes'),
+    [('mrt', dict(ratio='sequence', updates_per_step=2, mismatch={'level': 'sequence'})),
+     # Half of a group's traces go on from one prefix, half from another.
+     ('mrt_rl_mixed', dict(kl_coef=0.1))],
+    ids=['mrt', 'mrt_rl'],
+)
+def test_sharing_prompts_changes_nothing_but_what_is_read(
+    policy, variant, changes, tmp_path, monkeypatch
+):
+    explore = collect.explore
+
+    def explore_luckily(*args, **kwargs):
+        """An untrained policy is never right by itself."""
+        found = explore(*args, **kwargs)
+        return dataclasses.replace(found, rewards_B=np.float32(np.arange(len(found.rewards_B)) % 2))
+
+    monkeypatch.setattr(collect, 'explore', explore_luckily)
+    packing = dict(row_tokens=150, microbatch_rows=1)
+    runs = []
+    for share in (False, True):
+        config = small_run(
+            policy, variant, num_steps=2, share_prompts=share, **packing, **changes
+        )
+        workdir = tmp_path / str(share)
+        workdir.mkdir()
+        assert train_policy(config, workdir)
+        runs.append(read_steps(workdir))
+    apart, shared = (run[0] for run in runs)
+    assert apart['reward'] == 0.5 and apart['grad_norm'] > 0
+    read = [run[0].pop('trained_tokens') / config.updates_per_step for run in runs]
+    assert read[0] - 8 * (config.max_prompt_tokens + config.max_thinking_tokens) < read[1] < read[0]
+    assert apart.keys() == shared.keys()
+    for name in apart.keys() - {'packed_share'}:
+        np.testing.assert_allclose(shared[name], apart[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(runs[1][1]['loss'], runs[0][1]['loss'], rtol=1e-2, atol=1e-4)

@@ -77,7 +77,7 @@ def scorer():
 
 
 def score(tokens_BT, positions_BT) -> np.ndarray:
-    return np.asarray(scorer()(PARAMS, tokens_BT, positions_BT, None))
+    return np.asarray(scorer()(PARAMS, tokens_BT, positions_BT, None, None))
 
 
 @functools.cache
@@ -308,7 +308,7 @@ def test_scores_are_those_of_the_network_in_any_microbatch():
     tokens, positions = jax.device_put(
         (batch.tokens_BT, batch.positions_BT), batch_sharding(mesh)
     )
-    np.testing.assert_allclose(scorer(params, tokens, positions, None), expected, atol=1e-5)
+    np.testing.assert_allclose(scorer(params, tokens, positions, None, None), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
