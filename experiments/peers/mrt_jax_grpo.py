@@ -36,11 +36,9 @@ def main() -> None:
     optimizer = optax.adamw(1e-4)
     objective = ObjectiveConfig(0.2, 0.2, kl_coef=0.04, entropy_coef=0.0, aggregation='sequence')
     credit = CreditConfig(group_size=request.group)
-    # A row of an update holds a prompt once and half of its completions: longer rows are slow on
-    # CPU, where attention over a row runs on one thread.
-    together = request.group // (1 if request.group % 2 else 2)
-    row_tokens = prompt_slots - 1 + together * (1 + request.new_tokens)
-    shape = {'rows': rows // together, 'microbatch_rows': rows // together}
+    # A row of an update holds a prompt once, and all of its completions.
+    row_tokens = prompt_slots - 1 + request.group * (1 + request.new_tokens)
+    shape = {'rows': rows // request.group, 'microbatch_rows': rows // request.group}
     update = make_update(model, optimizer, policy_loss(objective), mesh, **shape)
     score = make_scorer(model, mesh, **shape)
     state = start_training(model, policy.params, optimizer, mesh, jax.random.key(0))

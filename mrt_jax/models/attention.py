@@ -57,6 +57,7 @@ def attend(
     scale: float | None = None,
     cap: float | None = None,
     block: int = 512,
+    causal: bool = False,
 ) -> jax.Array:
     """Softmax attention over the union of the sources' keys.
 
@@ -70,12 +71,16 @@ def attend(
         cap: see `soft_cap`.
         block: queries of a row whose scores exist at a time, forwards and backwards: the backward
             pass computes them again where there are more queries than that.
+        causal: there is one source, its keys whole and its slots those of the queries, and no query
+            sees a slot behind its own: most of those are left out, in rows of up to eight blocks.
 
     Returns:
         [X, H, T, C] in the queries' dtype. A query that sees nothing gets finite values.
     """
     scale = q_XHTC.shape[-1] ** -0.5 if scale is None else scale
     rows, heads, length, width = q_XHTC.shape
+    if causal and length <= 8 * block:
+        return _attend_causally(q_XHTC, *sources, scale=scale, cap=cap, block=block)
     if length <= block:
         return _attend_block(q_XHTC, sources, scale, cap)
     count = -(-length // block)
@@ -98,6 +103,35 @@ def attend(
     seen = [split(source.visible_XTS, 1) for source in sources]
     mixed = jnp.moveaxis(jax.lax.map(attend_block, (split(q_XHTC, 2), seen)), 0, 2)
     return mixed.reshape(rows, heads, count * block, width)[:, :, :length]
+
+
+def _attend_causally(
+    q_XHTC: jax.Array, source: Source, *, scale: float, cap: float | None, block: int
+) -> jax.Array:
+    """`attend` in even blocks of half a `block`, or more where that gives over eight of them.
+
+    Each has the slots up to its own end.
+    """
+    length = q_XHTC.shape[2]
+    count = min(-(-length // (block // 2)), 8)
+    if count == 1:
+        return _attend_block(q_XHTC, [source], scale, cap)
+
+    @jax.checkpoint
+    def attend_block(q_XHbC: jax.Array, seen: Source) -> jax.Array:
+        return _attend_block(q_XHbC, [seen], scale, cap)
+
+    size = -(-length // count)
+    mixed = []
+    for start in range(0, length, size):
+        end = min(start + size, length)
+        seen = Source(
+            jax.tree.map(lambda x_BKCS, end=end: x_BKCS[..., :end], source.k_BKCS),
+            jax.tree.map(lambda x_BKSC, end=end: x_BKSC[:, :, :end], source.v_BKSC),
+            source.visible_XTS[:, start:end, :end],
+        )
+        mixed.append(attend_block(q_XHTC[:, :, start:end], seen))
+    return jnp.concatenate(mixed, axis=2)
 
 
 def _attend_block(

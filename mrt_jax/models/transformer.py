@@ -128,7 +128,10 @@ class Block(nn.Module):
                 Source(keys, values, seen)
                 for (keys, values), seen in zip((*context_kv, own_kv), visible_parts, strict=True)
             ]
-            mixed_XHTC = attend(q_XHTC, sources, scale=c.score_scale, cap=c.attention_cap)
+            mixed_XHTC = attend(
+                q_XHTC, sources, scale=c.score_scale, cap=c.attention_cap,
+                causal=room is None and not context_kv,
+            )
         mixed_ND = turned(mixed_XHTC.swapaxes(1, 2).reshape(*lead, -1))
         mixed_ND = linear(
             heads, width, ('heads', 'head', 'embed'), c.output_bias, depth_scale, name='output'
@@ -215,7 +218,8 @@ class Transformer(nn.Module):
 
         Args:
             tokens_XT: int32.
-            positions_XT: int32; -1 marks padding, which nobody attends to.
+            positions_XT: int32, ascending along each segment; -1 marks padding, which nobody
+                attends to.
             segments_XT: int32; tokens attend within their segment only. None, as always with room:
                 one segment a row.
             parents_XT: int32, with segments: a segment earlier in the row that tokens attend to as

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,6 +77,42 @@ def test_queries_in_blocks_give_the_same_and_the_same_gradients():
         np.testing.assert_allclose(
             attend(q_XHTC, sources, block=block), attend(q_XHTC, sources), atol=1e-5
         )
+
+
+@pytest.mark.parametrize('length', [7, 8, 23, 64, 70])
+def test_slots_behind_a_query_may_be_left_out(length):
+    """The same values and gradients; rows of one block, of several, uneven, and of too many."""
+    rng = np.random.default_rng(8)
+    q, k, v = (
+        rng.normal(size=(2, heads, length, WIDTH)).astype(np.float32)
+        for heads in (HEADS, KV_HEADS, KV_HEADS)
+    )
+    seen_XTS = np.tril(rng.random((2, length, length)) < 0.7)
+
+    sees_some_XT = seen_XTS.any(-1)
+
+    def total(q, k, v, causal):
+        source = Source(k.swapaxes(2, 3), v, seen_XTS)
+        mixed_XHTC = attend(q, [source], block=8, causal=causal)
+        return (jnp.where(sees_some_XT[:, None, :, None], mixed_XHTC, 0) * weights_XHTC).sum()
+
+    weights_XHTC = rng.normal(size=q.shape).astype(np.float32)
+    results = [
+        jax.jit(jax.value_and_grad(total, (0, 1, 2)), static_argnums=3)(q, k, v, causal)
+        for causal in (True, False)
+    ]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-4), *results)
+
+
+def test_slots_behind_a_query_are_not_multiplied():
+    q_XHTC, k_XHTC = np.zeros((2, 1, 2, 64, WIDTH), np.float32)
+    source = Source(k_XHTC.swapaxes(2, 3), k_XHTC, np.tril(np.ones((1, 64, 64), bool)))
+
+    def work(causal):
+        attended = jax.jit(functools.partial(attend, block=64, causal=causal))
+        return attended.lower(q_XHTC, [source]).compile().cost_analysis()['flops']
+
+    assert work(causal=True) < 0.8 * work(causal=False)  # Two blocks: three quarters.
 
 
 def test_scores_of_long_rows_exist_in_blocks():
