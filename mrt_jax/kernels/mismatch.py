@@ -29,7 +29,7 @@ def importance_weights(
     Args:
         trainer_logprobs_RL, sampler_logprobs_RL: of each token, by the same parameters.
         sampled_RL: bool, tokens drawn from the policy; the others have no part in it.
-        segments_RL: int32, which sequence of its row a token belongs to.
+        segments_RL: int32, which segment of its row a token belongs to; a sequence lies in one.
         level: 'token', each token's own ratio; 'sequence', the product over its sequence.
         bound: 'truncate', ratios above `most` become `most`; 'mask', they become 0.
         most: the largest weight, at least 1.

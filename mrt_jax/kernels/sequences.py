@@ -9,8 +9,8 @@ def sum_by_sequence(values_RL: jax.Array, segments_RL: jax.Array | None) -> jax.
 
     Args:
         values_RL: one number a column.
-        segments_RL: int32, which sequence of its row a column belongs to, below the number of
-            columns; None if a row is one sequence.
+        segments_RL: int32, which segment of its row a column belongs to, below the number of
+            columns; a sequence lies in one. None if a row is one sequence.
     """
     if segments_RL is None:
         return jnp.broadcast_to(values_RL.sum(axis=1, keepdims=True), values_RL.shape)

@@ -16,7 +16,7 @@ import numpy as np
 
 
 class Place(NamedTuple):
-    """Where a sequence lies: its row, its first column, and how many lie before it in the row."""
+    """Where a segment lies: its row, its first column, and how many lie before it in the row."""
 
     row: int
     start: int
@@ -69,11 +69,11 @@ class SharedPrompts(NamedTuple):
 
     Attributes:
         groups_B: int, from 0 on; sequences of one number begin with the same tokens.
-        heads_B: int, how many of them lie once, the same in a group; fewer than a sequence has.
+        common_B: int, how many of them lie once, the same in a group; fewer than a sequence has.
     """
 
     groups_B: np.ndarray
-    heads_B: np.ndarray
+    common_B: np.ndarray
 
 
 def shared_prompts(prompt_tokens_BP: np.ndarray, lengths_B: np.ndarray) -> SharedPrompts:
@@ -134,8 +134,8 @@ def plan_rows(
         ValueError: the sequences do not fit.
     """
     starts_B, sizes_B = np.asarray(starts_B), np.asarray(ends_B) - np.asarray(starts_B)
-    groups_B, heads_B = shared or (np.arange(len(sizes_B)), np.zeros(len(sizes_B), int))
-    costs_B = heads_B + np.bincount(groups_B, sizes_B - heads_B)[groups_B]
+    groups_B, common_B = shared or (np.arange(len(sizes_B)), np.zeros(len(sizes_B), int))
+    costs_B = common_B + np.bincount(groups_B, sizes_B - common_B)[groups_B]
     sources_RL = np.full((rows, row_tokens), -1, np.int32)
     segments_RL, parents_RL = np.zeros((2, rows, row_tokens), np.int32)
     filler = RowFiller(rows, row_tokens)
@@ -151,20 +151,20 @@ def plan_rows(
 
     held: defaultdict[int, dict[int, int]] = defaultdict(dict)  # By group: segments by row.
     for sequence in np.lexsort((-sizes_B, groups_B, -costs_B)):
-        size, head = int(sizes_B[sequence]), int(heads_B[sequence])
+        size, common = int(sizes_B[sequence]), int(common_B[sequence])
         if size == 0:
             continue
         first, prompts = sequence * slots + starts_B[sequence], held[groups_B[sequence]]
-        row = filler.find(size - head, prompts)
+        row = filler.find(size - common, sorted(prompts))
         if row is None:
             row = filler.find(size)
             if row is None:
                 raise ValueError(
                     f'the sequences do not fit into {rows} rows of {row_tokens} tokens'
                 )
-            if head:
-                prompts[row] = lay(row, first, head)
-        lay(row, first + head, size - head, prompts.get(row))
+            if common:
+                prompts[row] = lay(row, first, common)
+        lay(row, first + common, size - common, prompts.get(row))
     return RowPlan(sources_RL, segments_RL, None if shared is None else parents_RL)
 
 

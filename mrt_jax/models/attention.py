@@ -1,6 +1,7 @@
 """Softmax attention over several sources of keys, merged exactly."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -71,15 +72,15 @@ def attend(
         cap: see `soft_cap`.
         block: queries of a row whose scores exist at a time, forwards and backwards: the backward
             pass computes them again where there are more queries than that.
-        causal: there is one source, its keys whole and its slots those of the queries, and no query
-            sees a slot behind its own: most of those are left out, in rows of up to eight blocks.
+        causal: there is one source, of plain arrays whose slots are those of the queries, and no
+            query sees a slot behind its own: in rows of up to two blocks most are left out.
 
     Returns:
         [X, H, T, C] in the queries' dtype. A query that sees nothing gets finite values.
     """
     scale = q_XHTC.shape[-1] ** -0.5 if scale is None else scale
     rows, heads, length, width = q_XHTC.shape
-    if causal and length <= 8 * block:
+    if causal and length <= 2 * block:
         return _attend_causally(q_XHTC, *sources, scale=scale, cap=cap, block=block)
     if length <= block:
         return _attend_block(q_XHTC, sources, scale, cap)
@@ -108,27 +109,25 @@ def attend(
 def _attend_causally(
     q_XHTC: jax.Array, source: Source, *, scale: float, cap: float | None, block: int
 ) -> jax.Array:
-    """`attend` in even blocks of half a `block`, or more where that gives over eight of them.
+    """`attend` in up to four even parts of the queries, each with the slots up to its own end.
 
-    Each has the slots up to its own end.
+    All of their scores may exist at a time, so longer rows go in blocks, one after another.
     """
     length = q_XHTC.shape[2]
-    count = min(-(-length // (block // 2)), 8)
-    if count == 1:
-        return _attend_block(q_XHTC, [source], scale, cap)
+    count = -(-length // (block // 2))
+    k_BKCS, v_BKSC = cast('tuple[jax.Array, jax.Array]', (source.k_BKCS, source.v_BKSC))
 
-    @jax.checkpoint
     def attend_block(q_XHbC: jax.Array, seen: Source) -> jax.Array:
         return _attend_block(q_XHbC, [seen], scale, cap)
 
+    if length > block:
+        attend_block = jax.checkpoint(attend_block)
     size = -(-length // count)
     mixed = []
     for start in range(0, length, size):
         end = min(start + size, length)
         seen = Source(
-            jax.tree.map(lambda x_BKCS, end=end: x_BKCS[..., :end], source.k_BKCS),
-            jax.tree.map(lambda x_BKSC, end=end: x_BKSC[:, :, :end], source.v_BKSC),
-            source.visible_XTS[:, start:end, :end],
+            k_BKCS[..., :end], v_BKSC[:, :, :end], source.visible_XTS[:, start:end, :end]
         )
         mixed.append(attend_block(q_XHTC[:, :, start:end], seen))
     return jnp.concatenate(mixed, axis=2)
@@ -160,9 +159,9 @@ def _attend_part(
     q = q_XHTC.reshape(parents, fork, kv_heads, share, length, width)
     q = q.transpose(0, 2, 3, 1, 4, 5).reshape(parents, kv_heads, -1, width)
     scores = soft_cap(_multiply_keys(q, source.k_BKCS) * scale, cap)
-    blocks = scores.shape[3:]
-    seen = source.visible_XTS.reshape(parents, 1, 1, fork * length, *blocks)
-    scores = scores.reshape(parents, kv_heads, share, fork * length, *blocks)
+    slot_axes = scores.shape[3:]
+    seen = source.visible_XTS.reshape(parents, 1, 1, fork * length, *slot_axes)
+    scores = scores.reshape(parents, kv_heads, share, fork * length, *slot_axes)
     scores = jnp.where(seen, scores, _HIDDEN)
     maximum = jax.lax.stop_gradient(scores.max(axis=(-2, -1)))
     weights = jnp.exp(scores - maximum[..., None, None])

@@ -3,7 +3,7 @@
 | kernel | what it is | on |
 | --- | --- | --- |
 | plain | `attention.attend`, in blocks of queries | CPU, and wherever the others do not fit |
-| splash | JAX's Pallas kernel, which skips what nobody sees | TPU |
+| splash | JAX's Pallas kernel, which skips what nobody sees; shows no parents | TPU |
 | cudnn | flash attention through `jax.nn.dot_product_attention` | GPU |
 
 Rows that read from caches always use `attend`, whose one pass over a parent's keys for all of its

@@ -35,7 +35,9 @@ Stored = jax.Array | Int8
 
 @struct.dataclass
 class KeyBlocks:
-    """Keys in blocks of `KEY_BLOCK` slots, as decode loops on one CPU keep them, see `split_keys`.
+    """Keys in blocks of `KEY_BLOCK` slots, as rollouts on one CPU keep them, see `split_keys`.
+
+    The meta-prover, whose many queries read each key together, keeps them whole.
 
     Attributes:
         blocks_BKNCW: N blocks of W slots.

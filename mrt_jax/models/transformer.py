@@ -174,7 +174,8 @@ class Transformer(nn.Module):
         kernel: of rows that attend to themselves only, see `attention_kernels`; rows that
             `attention_kernels.takes` turns down are attended to plainly.
         cache_dtype: of keys and values that are kept, of `CACHE_DTYPES`.
-        columns: whether layers multiply [outputs, inputs] by [inputs, N]; see `for_decoding`.
+        columns: whether it decodes on one CPU: layers multiply [outputs, inputs] by [inputs, N],
+            and rotations are computed once a step; see `for_decoding`.
     """
 
     config: ModelConfig
@@ -227,11 +228,16 @@ class Transformer(nn.Module):
             contexts: earlier keys and values, only read.
             room: earlier keys and values to which those of the tokens are added first.
 
+        Raises:
+            ValueError: parents without segments; while tracing.
+
         Returns:
             hidden_XTD after the final norm, in the compute dtype, and the room's cache with the
             tokens in it; without room the rotated keys and values of the tokens.
         """
         c = self.config
+        if parents_XT is not None and segments_XT is None:
+            raise ValueError('parents_XT are numbers of segments: give segments_XT as well')
         small = nn.initializers.normal(0.02)
         embedding_VD = self.param(
             'embedding', nn.with_logical_partitioning(small, ('vocab', 'embed')),
@@ -352,7 +358,7 @@ def for_decoding(model: Transformer, params: Any) -> tuple[Transformer, Any]:
     stack, and on a mesh whole along the axis that training splits by width: a loop would else cut
     the stack, cast it, and gather it from all devices, at every step. On one CPU the network
     multiplies columns and kernels lie transposed: XLA computes products with a few rows up to a
-    third faster so.
+    third faster so. Samplers then keep keys in blocks, see `cache.split_keys`.
     """
     columns = on_one_cpu()
 

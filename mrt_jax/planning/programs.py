@@ -227,8 +227,10 @@ def _compile_update(config: Any, model: Transformer, mesh: Mesh, rows: int) -> P
     compiled, seconds = _compile(mesh, RULES, update, state, frozen, _by_row(batch, mesh, RULES))
     tokens, pairs = rows * longest, rows * longest**2 / 2
     if config.share_prompts:
-        spared, head = rows - config.prompts_per_step, config.max_prompt_tokens - 1
-        tokens, pairs = tokens - spared * head, pairs - spared * head**2 / 2
+        common = config.max_prompt_tokens - 1
+        together = (config.row_tokens - common) // (longest - common)
+        spared = rows - config.prompts_per_step * -(-config.group_size // together)
+        tokens, pairs = tokens - spared * common, pairs - spared * common**2 / 2
     work = update_work(
         model.config, tokens=tokens, pairs=pairs,
         param_itemsize=jnp.dtype(model.param_dtype).itemsize, state_bytes=_global_bytes(state),

@@ -36,6 +36,7 @@ def check_network(config: Any) -> None:
             f"attention='cudnn' with mesh.sequence={config.mesh.sequence}: it cannot begin within "
             "a row, as the queries of all devices but the first do; give attention='auto'"
         )
+    _check_sharing(config, config.attention)
     if config.lora_rank < 0:
         raise InputError(
             f'lora_rank={config.lora_rank} must be at least 0; 0 trains all parameters'
@@ -56,6 +57,14 @@ def check_row_tokens(config: Any, mesh: Mesh) -> None:
         )
 
 
+def _check_sharing(config: Any, kernel: str) -> None:
+    if kernel == 'splash' and config.get('share_prompts', False):
+        raise InputError(
+            f'share_prompts=True with attention={config.attention!r}: the kernel on TPU, splash, '
+            "shows no prompt to several traces; set share_prompts=False, or attention='plain'"
+        )
+
+
 def make_network(config: Any, model_config: ModelConfig) -> Transformer:
     """The network that a run trains.
 
@@ -72,11 +81,7 @@ def make_network(config: Any, model_config: ModelConfig) -> Transformer:
             jax.default_backend(), model_config, tokens_split=config.mesh.sequence != 1
         )
         logging.info('attention: %s', kernel)
-    if kernel == 'splash' and config.get('share_prompts', False):
-        raise InputError(
-            f'share_prompts=True with attention={config.attention!r}: the kernel on TPU, splash, '
-            "shows no prompt to several traces; set share_prompts=False, or attention='plain'"
-        )
+    _check_sharing(config, kernel)
     return Transformer(
         model_config, config.compute_dtype, config.remat, config.param_dtype, config.lora_rank,
         kernel, config.get('cache_dtype', COMPUTE),

@@ -96,7 +96,7 @@ def test_a_group_lies_together():
         np.array([[7, 8, 9]] * 3 + [[5, 8, 9]]), np.array([3, 3, 3, 2])
     )
     assert shared.groups_B.tolist() in ([1, 1, 1, 0], [0, 0, 0, 1])
-    assert shared.heads_B.tolist() == [2, 2, 2, 1]
+    assert shared.common_B.tolist() == [2, 2, 2, 1]
     plan = plan_rows(
         np.array([0, 0, 0, 1]), np.array([5, 4, 5, 4]), 5, rows=3, row_tokens=8, shared=shared
     )
@@ -110,9 +110,9 @@ def test_a_group_lies_together():
 
 def test_equal_prompts_share_whatever_their_padding_holds():
     tokens_BP = np.array([[1, 5, 6], [2, 5, 6], [5, 5, 6], [0, 0, 6]])
-    groups_B, heads_B = shared_prompts(tokens_BP, np.array([2, 2, 3, 0]))
+    groups_B, common_B = shared_prompts(tokens_BP, np.array([2, 2, 3, 0]))
     assert groups_B[0] == groups_B[1] and len({*groups_B.tolist()}) == 3
-    assert heads_B.tolist() == [1, 1, 2, 0]
+    assert common_B.tolist() == [1, 1, 2, 0]
 
 
 def test_values_follow_their_tokens():

@@ -86,21 +86,27 @@ def test_an_int8_cache_takes_a_quarter_and_its_steps(programs):
         )
 
 
-def test_shared_prompts_are_read_once():
+@pytest.mark.parametrize(('row_tokens', 'spared_prompts'), [(256, 3), (128, 2), (64, 0)])
+def test_shared_prompts_are_read_once(row_tokens, spared_prompts):
     whole, shared = (
         next(compile_step(
-            make_config(group_size=4, share_prompts=share), tiny_config(), make_mesh(), ['update']
+            make_config(group_size=4, row_tokens=row_tokens, share_prompts=share), tiny_config(),
+            make_mesh(), ['update'],
         ))
         for share in (False, True)
     )
-    # 4 groups of 4, prompts of 16 tokens, of which 15 lie once. Each token costs its matrices, and
-    # attention to those before it: forwards and twice as much backwards.
-    network, spared = tiny_config(), 4 * 3 * 15
+    # 4 groups of 4, prompts of 16 tokens, of which 15 lie once in a row, beside 49 of each trace.
+    # Each token costs its matrices, and attention to those before it: forwards and twice as much
+    # backwards.
+    network, spared = tiny_config(), 4 * spared_prompts * 15
     attention = 4 * network.num_layers * network.num_heads * network.head_width * 15 / 2
     matrices = 2 * (body_params(network) + head_params(network))
     assert whole.work.flops - shared.work.flops == pytest.approx(
         3 * spared * (matrices + attention)
     )
+
+
+def test_shared_prompts_are_not_planned_with_splash():
     with pytest.raises(InputError, match='share_prompts=True .* splash, shows no prompt'):
         compile_step(make_config(attention='auto', share_prompts=True), tiny_config(), make_mesh())
 

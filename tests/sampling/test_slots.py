@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from mrt_jax.models.cache import KEY_BLOCK
 from mrt_jax.sampling.phases import Budget
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.row_keys import split_by_row
@@ -23,14 +24,15 @@ WIDTH = 8
 FIELDS = ('tokens_BT', 'sampled_BT', 'lengths_B', 'thought_closed_B', 'forced_B', 'ended_B')
 
 
-def arguments(tiny, prompts, terminals):
+def arguments(tiny, prompts, terminals, width=WIDTH):
     keys_B = split_by_row(jax.random.key(0), len(prompts))
-    return tiny.model, tiny.params, encode_prompts(prompts, WIDTH), keys_B, terminals
+    return tiny.model, tiny.params, encode_prompts(prompts, width), keys_B, terminals
 
 
-def roll(tiny, prompts, terminals, **options):
+def roll(tiny, prompts, terminals, *, width=WIDTH, **options):
     return sample_in_slots(
-        *arguments(tiny, prompts, terminals), budget=BUDGET, sampling=SamplingConfig(), **options
+        *arguments(tiny, prompts, terminals, width), budget=BUDGET, sampling=SamplingConfig(),
+        **options,
     )
 
 
@@ -56,11 +58,16 @@ def by_position(cache, row):
     return positions_S[order], keys[..., order], values[..., order, :]
 
 
-@pytest.mark.parametrize('slots', [1, 3, 8, 12])
-def test_rows_are_those_of_the_whole_batch(tiny, prompts, terminals, slots):
+# The last two rings have two blocks of keys, and the last of all no position to spare.
+@pytest.mark.parametrize(
+    ('slots', 'width'),
+    [(1, WIDTH), (3, WIDTH), (8, WIDTH), (12, WIDTH), (3, 40), (3, 2 * KEY_BLOCK - 19)],
+)
+def test_rows_are_those_of_the_whole_batch(tiny, prompts, terminals, slots, width):
     prompts = [*prompts, [], *prompts[:3]]
     expected = together(tiny, prompts, terminals)
-    rollout = roll(tiny, prompts, terminals, slots=slots)
+    rollout = roll(tiny, prompts, terminals, width=width, slots=slots)
+    assert rollout.tokens_BT.shape[1] == 19
     assert_same(rollout, expected)
     assert len({*np.asarray(expected.lengths_B).tolist()}) > 3  # Else nobody takes turns.
     for row in range(len(prompts)):
