@@ -156,11 +156,15 @@ def _fill_cache(model: Transformer, params: Any, sequences: PromptBatch) -> KVCa
     return _prefill(model, params, sequences)[1]
 
 
-def _grow(model: Transformer, cache: KVCache, slots: int) -> KVCache:
+def empty_room(decoder: Transformer, rows: int, slots: int) -> KVCache:
+    """An empty cache as the decoder of `for_decoding` keeps it while it decodes rollouts."""
+    cache = empty_cache(decoder.config, rows, slots, decoder.stored_dtype)
+    return split_keys(cache) if decoder.columns else cache
+
+
+def _grow(decoder: Transformer, cache: KVCache, slots: int) -> KVCache:
     """The same cache with empty slots behind its own."""
-    larger = empty_cache(model.config, cache.positions_BS.shape[0], slots, model.stored_dtype)
-    if model.columns:
-        larger = split_keys(larger)
+    larger = empty_room(decoder, cache.positions_BS.shape[0], slots)
     return jax.tree.map(
         lambda new, old: jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim), larger, cache
     )

@@ -38,7 +38,13 @@ from mrt_jax.sampling.phases import (
 )
 from mrt_jax.sampling.processors import SamplingConfig, sample_tokens
 from mrt_jax.sampling.row_keys import draw_uniforms
-from mrt_jax.sampling.sampler import PromptBatch, Rollout, prompt_positions, response_slots
+from mrt_jax.sampling.sampler import (
+    PromptBatch,
+    Rollout,
+    empty_room,
+    prompt_positions,
+    response_slots,
+)
 from mrt_jax.sharding.rules import shards_in_use
 
 
@@ -136,10 +142,6 @@ def _sample_in_slots(
         model, params, prompts, shards=shards, group_size=group_size, most=own_slots
     )
 
-    def empty(rows: int) -> KVCache:
-        cache = empty_cache(model.config, rows, ring, model.stored_dtype)
-        return split_keys(cache) if decoder.columns else cache
-
     def begin() -> _Decode:
         flat = _Rows(
             prompt_lengths=prompts.lengths_B,
@@ -163,8 +165,8 @@ def _sample_in_slots(
             row_GW=jnp.full((shards, own_slots), rows, jnp.int32),
             hidden_GWD=jnp.zeros((shards, own_slots, model.config.width), model.dtype),
             rows=dataclasses.replace(by_shards, phases=phases),
-            cache=empty(slots),
-            kept=empty(total) if keep_cache else None,
+            cache=empty_room(decoder, slots, ring),
+            kept=empty_room(decoder, total, ring) if keep_cache else None,
         )
 
     def free_GW(decode: _Decode) -> jax.Array:
