@@ -57,6 +57,12 @@ def _by_row(x_XTD: jax.Array) -> jax.Array:
     return nn.with_logical_constraint(x_XTD, ('rows', 'tokens', None))
 
 
+@functools.partial(jax.checkpoint, static_argnums=0, prevent_cse=False)
+def _gated(activation: str, gate_NF: jax.Array, up_NF: jax.Array) -> jax.Array:
+    """Input of the layer's last product; of what it consists of only the two inputs are kept."""
+    return ACTIVATIONS[activation](gate_NF) * up_NF
+
+
 class Block(nn.Module):
     """One layer: x + attention(norm(x)), then + feed_forward(norm(x)); the sums' norms if asked."""
 
@@ -142,7 +148,7 @@ class Block(nn.Module):
         gate_NF = linear(width, ffn, ('embed', 'mlp'), c.mlp_bias, name='gate')(h_ND)
         up_NF = linear(width, ffn, ('embed', 'mlp'), c.mlp_bias, name='up')(h_ND)
         fed_ND = linear(ffn, width, ('mlp', 'embed'), c.mlp_bias, depth_scale, name='down')(
-            ACTIVATIONS[c.activation](gate_NF) * up_NF
+            _gated(c.activation, gate_NF, up_NF)
         )
         x_ND += norm('mlp_post_norm')(fed_ND) if c.post_norms else fed_ND
         return _by_row(turned(x_ND).reshape(x_XTD.shape)), new_kv

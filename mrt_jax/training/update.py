@@ -163,9 +163,12 @@ def make_update(
         def add_used(total: Any, part: Any) -> Any:
             (loss, tally, gradient), (so_far, all_tally, all_gradient) = run(part), total
             gradient = jax.tree.map(jnp.add, all_gradient, gradient)
-            # Reduced over the other rows' devices at every part: a sum lies as its parameter does.
-            gradient = jax.lax.with_sharding_constraint(gradient, replicas_lie)
-            return so_far + loss, all_tally.add(tally), gradient
+            return lie((so_far + loss, all_tally.add(tally), gradient))
+
+        def lie(sums: tuple[jax.Array, Tally, Any]) -> tuple[jax.Array, Tally, Any]:
+            """Reduced over the other rows' devices at every part: sums lie as parameters do."""
+            loss, tally, gradient = sums
+            return loss, tally, jax.lax.with_sharding_constraint(gradient, replicas_lie)
 
         def run(part: Any) -> tuple[jax.Array, Tally, Any]:
             """Sums over the rows of each replica, [D, ...]."""
@@ -176,9 +179,13 @@ def make_update(
                 params, frozen, part
             )
 
-        shapes = jax.eval_shape(run, jax.tree.map(lambda x: x[0], parts))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        loss, tally, gradient = jax.lax.scan(add, zeros, parts)[0]
+        first = jax.tree.map(lambda x: x[0], parts)
+        if len(parts.positions_BT) == 1:  # Nor is a sum of one.
+            loss, tally, gradient = lie(run(first))
+        else:
+            shapes = jax.eval_shape(run, first)
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            loss, tally, gradient = jax.lax.scan(add, zeros, parts)[0]
         return loss.sum(), tally.total(), jax.tree.map(lambda x: x.sum(axis=0), gradient)
 
     def update(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, Metrics]:

@@ -1,3 +1,4 @@
+import platform
 import subprocess
 import sys
 import textwrap
@@ -144,3 +145,41 @@ def test_xla_knows_the_flag():
     command = [sys.executable, '-c', 'import jax; jax.devices()']
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+FRESH_PAGES = """
+import ctypes
+import resource
+import sys
+import threading
+from experiments import cli
+
+cli.keep_freed_memory(one_arena=sys.argv[1] == 'one')
+libc = ctypes.CDLL('libc.so.6')
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+SIZE = 2**27
+
+def use():
+    for _ in range(2):
+        room = libc.malloc(SIZE)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        libc.memset(room, 1, SIZE)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        libc.free(room)
+
+faults = []
+thread = threading.Thread(target=use)
+thread.start()
+thread.join()
+print(faults[1] / faults[0])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='only glibc is asked')
+@pytest.mark.parametrize('arenas, again', [('one', False), ('many', True)])
+def test_large_memory_of_a_thread_has_fresh_pages_the_second_time(arenas, again):
+    command = [sys.executable, '-c', FRESH_PAGES, arenas]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (float(run.stdout) > 0.5) == again
