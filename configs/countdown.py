@@ -241,6 +241,9 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     # A row holds a prompt once for all rollouts of it that lie there. TPU's kernel of attention,
     # splash, cannot show it to several.
     config.share_prompts = False
+    # Updates that a batch's rollouts lie behind the policy: 0 | 1, they are sampled one update
+    # ahead, while the host judges the batch before. mismatch.level then corrects staleness, too.
+    config.staleness = 0
     config.microbatch_rows = 8  # rows whose activations are held at a time
     # AdamW with warm-up and schedule, see mrt_jax/training/optimizer.py.
     config.optimizer = ml_collections.ConfigDict(

@@ -36,14 +36,15 @@ from mrt_jax.kernels.progress import Success
 from mrt_jax.kernels.shrinkage import careful_stderr, shrink_across_group
 from mrt_jax.kernels.surrogate import token_weights
 from mrt_jax.methods.credit import CreditConfig, Curves, Outcomes, assign_credit
-from mrt_jax.methods.experience import Experience, prove
+from mrt_jax.methods.experience import Experience
+from mrt_jax.methods.prover import prove
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.sampling.row_keys import split_by_row
 from mrt_jax.sampling.sampler import Rollout
 from mrt_jax.sharding.rules import SAMPLING_RULES, use_mesh
-from mrt_jax.training.collect import roll_out
 from mrt_jax.training.rl_batch import vote_numbers
 from mrt_jax.training.rl_setup import Setup, prepare
+from mrt_jax.training.rollouts import roll_out
 from mrt_jax.training.update import join_response, next_token_logprobs
 
 CREDITS = ('scalar', 'episode', 'to_go')

@@ -48,6 +48,11 @@ class ProblemIterator:
         first = number * self._batch
         return [self._problems[int(self._order[first + i])] for i in range(self._batch)]
 
+    @property
+    def position(self) -> int:
+        """Number of the batch that comes next."""
+        return self._next
+
     def __iter__(self) -> 'ProblemIterator':
         return self
 

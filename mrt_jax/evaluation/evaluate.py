@@ -10,7 +10,8 @@ import numpy as np
 
 from mrt_jax.errors import InputError
 from mrt_jax.evaluation.traces import TraceRecord, anytime_tokens
-from mrt_jax.methods.experience import Experience, Proof, Reader, explore, prove, reader_of
+from mrt_jax.methods.experience import Experience, Reader, explore, reader_of
+from mrt_jax.methods.prover import Proof, prove
 from mrt_jax.methods.trace_text import episode_texts
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.transformer import Transformer

@@ -11,7 +11,8 @@ import numpy as np
 
 from mrt_jax.kernels.advantages import attempt_success
 from mrt_jax.kernels.progress import Success
-from mrt_jax.methods.experience import Experience, Proof, Reader
+from mrt_jax.methods.experience import Experience, Reader
+from mrt_jax.methods.prover import Proof
 
 
 def judge_attempts(reader: Reader, experience: Experience, answers: Sequence[Any]) -> Proof:

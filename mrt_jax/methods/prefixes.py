@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from mrt_jax.methods.experience import Experience, Proof, Reader
+from mrt_jax.methods.experience import Experience, Reader
+from mrt_jax.methods.prover import Proof
 from mrt_jax.sampling.sampler import PromptBatch, encode_prompts
 from mrt_jax.tasks.task import Problem
 

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from mrt_jax.errors import InputError
-from mrt_jax.methods.experience import Experience, Proof, Reader
+from mrt_jax.methods.experience import Experience, Reader
 from mrt_jax.methods.kept_traces import KeptTrace
+from mrt_jax.methods.prover import Proof
 from mrt_jax.methods.sft import Demonstration
 from mrt_jax.tasks.task import Problem
 

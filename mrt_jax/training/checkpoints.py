@@ -1,8 +1,9 @@
 """Checkpoints of a run: everything it needs to go on bit for bit.
 
 The only module that knows orbax. A checkpoint is the folder `DIRECTORY/STEP`: the items `state`
-(arrays) and `meta` (JSON) as orbax writes them, and a manifest of digests. It is written under
-another name and renamed when whole, so a killed save leaves nothing that looks like a checkpoint.
+(arrays) and `meta` (JSON) as orbax writes them, `next` (arrays) where the next step needs some
+besides, and a manifest of digests. It is written under another name and renamed when whole, so a
+killed save leaves nothing that looks like a checkpoint.
 A run in one process goes on while it is written.
 
 All processes of a run save and restore together, in a folder that all of them see; the one that
@@ -38,6 +39,7 @@ _UNFINISHED = '.unfinished'
 _REPLACED = f'.replaced{_UNFINISHED}'
 # Of the JSON item: the run's own object, and the metric of `Retention.best` by step.
 _META, _SCORES = 'run', 'scores'
+_NEXT = 'next'
 _NO_METRICS: Mapping[str, Any] = {}
 
 
@@ -99,6 +101,7 @@ class CheckpointStore:
         state: Any,
         meta: Mapping[str, Any],
         metrics: Mapping[str, Any] = _NO_METRICS,
+        arrays: Any = None,
     ) -> None:
         """Begins to write a checkpoint; replaces one of the same step.
 
@@ -112,6 +115,8 @@ class CheckpointStore:
             state: pytree of arrays, typed PRNG keys and Python numbers.
             meta: JSON object; its floats come back exactly.
             metrics: of the step; that of `keep.best` tells whether it is the best.
+            arrays: nested dict of NumPy arrays, none of them empty, that every process has; see
+                `restore_arrays`. None: there are none.
 
         Raises:
             OSError: this one or the one before cannot be written, or does not read back as written.
@@ -129,9 +134,11 @@ class CheckpointStore:
         scores = {str(at): x for at, x in self._scores.items()}
         about = {_META: copy.deepcopy(dict(meta)), _SCORES: scores}
         if jax.process_count() > 1:
-            self._write(step, state, about)
+            self._write(step, state, about, arrays)
         else:
-            self._pending = self._writer.submit(self._write, step, _copied(state), about)
+            self._pending = self._writer.submit(
+                self._write, step, _copied(state), about, _copied(arrays)
+            )
 
     def finish_save(self) -> None:
         """Returns when what was begun is on the disk.
@@ -167,16 +174,17 @@ class CheckpointStore:
         finally:
             self._writer.shutdown()
 
-    def _write(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
+    def _write(self, step: int, state: Any, about: Mapping[str, Any], arrays: Any) -> None:
+        items = {'state': ocp.args.StandardSave(state), 'meta': ocp.args.JsonSave(about)}
+        if arrays is not None:
+            items[_NEXT] = ocp.args.StandardSave(arrays)
         if leads():
             self._remove_leftovers()
             self._warn_of_vanished(step)
         wait_for_all('room for a checkpoint')
         try:
             with _checkpointer() as checkpointer, _system_errors(self._folder(step)):
-                checkpointer.save(self._folder(step, _UNFINISHED), ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(about)
-                ))
+                checkpointer.save(self._folder(step, _UNFINISHED), ocp.args.Composite(**items))
             if leads():
                 self._complete(step)
         except OSError:
@@ -255,6 +263,19 @@ class CheckpointStore:
             f'{self._directory}: every checkpoint is damaged ({reasons}); delete the folder to '
             'start afresh, or give another workdir'
         )
+
+    def restore_arrays(self, step: int) -> Any:
+        """The arrays that were saved beside a state, as they were; None if there were none.
+
+        Args:
+            step: of a checkpoint that has been restored.
+        """
+        folder = self._folder(step)
+        if not (folder / _NEXT).is_dir():
+            return None
+        wanted = ocp.args.Composite(**{_NEXT: ocp.args.StandardRestore()})
+        with _checkpointer() as checkpointer, _system_errors(folder):
+            return checkpointer.restore(folder, wanted)[_NEXT]
 
     def _find_newest(self) -> tuple[int | None, dict[int, str]]:
         """Step of the newest checkpoint that is whole, and what is wrong with newer ones."""

@@ -10,23 +10,19 @@ import numpy as np
 
 from mrt_jax.methods.attempts import judge_attempts
 from mrt_jax.methods.credit import Starts
-from mrt_jax.methods.experience import Experience, Proof, explore, group_prompts, prove
+from mrt_jax.methods.experience import Experience, judge_traces
 from mrt_jax.methods.prefixes import Prefix, continue_prefixes, draw_cuts, read_prefixes
-from mrt_jax.sampling.row_keys import split_by_row
-from mrt_jax.sharding.host_data import place
-from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, use_mesh
+from mrt_jax.methods.prover import Proof
 from mrt_jax.tasks.task import Problem
-from mrt_jax.training.resources import fitting_in_memory
 from mrt_jax.training.rl_setup import Setup
-
-# Purposes that a step draws random numbers for.
-_ROLLOUT, _PROVER, _PREFIX, _MORE = range(4)
-
-_SMALLER_ROLLOUTS = (
-    "set rollout_slots below prompts_per_step x group_size or cache_dtype='int8', or lower "
-    'prompts_per_step or max_thinking_tokens'
+from mrt_jax.training.rollouts import (
+    MORE,
+    PREFIX,
+    ask_prover,
+    read_rollouts,
+    roll_out,
+    start_rollouts,
 )
-_SMALLER_PROVER = 'lower prover_rows, branches, max_boundaries or prompts_per_step'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +56,7 @@ def collect_groups(
     missing, sampled, asked = config.prompts_per_step, 0, 0
     clocks = {'rollout_seconds': 0.0, 'prover_seconds': 0.0}
     for batch in range(1 + config.dynamic_sampling):
-        batch_key = key if batch == 0 else jax.random.fold_in(jax.random.fold_in(key, _MORE), batch)
+        batch_key = key if batch == 0 else jax.random.fold_in(jax.random.fold_in(key, MORE), batch)
         started = time.monotonic()
         experience, answers = roll_out(setup, params, next(batches), batch_key)
         rolled = time.monotonic()
@@ -111,16 +107,12 @@ def collect_continuations(
         slots=config.max_prompt_tokens + config.max_thinking_tokens,
         max_thinking_tokens=config.max_thinking_tokens,
     )
-    by_row = batch_sharding(setup.mesh, SAMPLING_RULES)
     started = time.monotonic()
-    with use_mesh(setup.mesh, SAMPLING_RULES), fitting_in_memory('rollouts', _SMALLER_ROLLOUTS):
-        experience = explore(
-            setup.model, params, setup.reader, place(group.prompts, by_row), group.answers,
-            place(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
-            budget=setup.budget, sampling=setup.sampling, max_boundaries=config.max_boundaries,
-            group_size=prefix_rows, slots=config.rollout_slots or None,
-            prefixes=[prefix.tokens for prefix in group.prefixes],
-        )
+    rollout = start_rollouts(setup, params, group.prompts, key, group_size=prefix_rows)
+    experience = judge_traces(
+        setup.reader, read_rollouts(setup, rollout), group.answers,
+        [prefix.tokens for prefix in group.prefixes],
+    )
     starts = Starts(
         np.array([prefix.success for prefix in group.prefixes], np.float32), group.stopped_B
     )
@@ -143,7 +135,7 @@ def sample_prefixes(
     sampled = 0
     for part, start in enumerate(range(0, len(problems), together)):
         chosen = problems[start : start + together]
-        part_key = jax.random.fold_in(jax.random.fold_in(key, _PREFIX), part)
+        part_key = jax.random.fold_in(jax.random.fold_in(key, PREFIX), part)
         experience, answers = roll_out(setup, params, chosen, part_key, group_size=each)
         draws = np.random.default_rng(np.asarray(jax.random.key_data(part_key)).ravel().tolist())
         cuts_B = draw_cuts(experience.episodes.counts_B, draws)
@@ -158,52 +150,6 @@ def sample_prefixes(
     return [
         groups[end - len(batch) : end] for end, batch in zip(ends, batches, strict=True)
     ], sampled
-
-
-def roll_out(
-    setup: Setup,
-    params: Any,
-    problems: Sequence[Problem],
-    key: jax.Array,
-    group_size: int | None = None,
-) -> tuple[Experience, list[Any]]:
-    """Samples, segments and judges traces for each problem, the config's `group_size` or another.
-    """
-    config = setup.config
-    group_size = group_size or config.group_size
-    prompts, answers = group_prompts(
-        setup.reader, problems, group_size=group_size, slots=config.max_prompt_tokens,
-        rows=setup.rows,
-    )
-    by_row = batch_sharding(setup.mesh, SAMPLING_RULES)
-    with use_mesh(setup.mesh, SAMPLING_RULES), fitting_in_memory('rollouts', _SMALLER_ROLLOUTS):
-        experience = explore(
-            setup.model, params, setup.reader, place(prompts, by_row), answers,
-            place(split_by_row(jax.random.fold_in(key, _ROLLOUT), setup.rows), by_row),
-            budget=setup.budget, sampling=setup.sampling, max_boundaries=config.max_boundaries,
-            group_size=group_size, slots=config.rollout_slots or None,
-        )
-    return experience, answers
-
-
-def ask_prover(
-    setup: Setup,
-    params: Any,
-    experience: Experience,
-    answers: list[Any],
-    key: jax.Array,
-    asked_BE: np.ndarray | None = None,
-) -> Proof:
-    """J at every boundary of a batch of traces, or at those `asked`."""
-    by_row = batch_sharding(setup.mesh, SAMPLING_RULES)
-    with use_mesh(setup.mesh, SAMPLING_RULES), fitting_in_memory('meta-prover', _SMALLER_PROVER):
-        return prove(
-            setup.model, params, setup.reader, experience, answers,
-            place(split_by_row(jax.random.fold_in(key, _PROVER), setup.rows), by_row),
-            branches=setup.config.branches, max_answer_tokens=setup.config.max_answer_tokens,
-            sampling=setup.sampling, rounds=setup.config.prover_rounds, asked_BE=asked_BE,
-            common_draws=setup.config.common_draws, tile_rows=setup.config.prover_rows,
-        )
 
 
 def _has_signal(experience: Experience, group_size: int) -> np.ndarray:

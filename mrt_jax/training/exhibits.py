@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from mrt_jax.methods.experience import Experience, Proof, Reader
+from mrt_jax.methods.experience import Experience, Reader
+from mrt_jax.methods.prover import Proof
 from mrt_jax.training.metrics import Exhibit, Histogram, Markdown
 from mrt_jax.training.trace_markdown import trace_markdown
 

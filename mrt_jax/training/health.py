@@ -12,7 +12,8 @@ from typing import Any
 # of the thoughts of MRT (RL) are cut on purpose, so the second leaves room for as many again.
 MOST_TRUNCATED = 0.1
 MOST_FORCED = 0.75
-# Mean over tokens of |log p of the trainer - log p of the sampler|, nats.
+# Mean over tokens of |log p of the trainer - log p of the sampler|, nats; with staleness=1 the
+# sampler is the policy of an update before.
 MOST_DIFFERENCE = 0.05
 # k3 divergences, nats a token.
 MOST_KL_TO_SAMPLER = 0.1
@@ -65,7 +66,8 @@ SIGNS = (
         'sampler_trainer_difference', lambda nats: nats > MOST_DIFFERENCE, 1,
         f'sampler and trainer differ by more than {MOST_DIFFERENCE} nats a token, so gradients are '
         "of another policy than the one that sampled: set compute_dtype='float32' and "
-        "cache_dtype='compute', weigh tokens by mismatch.level, or lower updates_per_step",
+        "cache_dtype='compute', weigh tokens by mismatch.level, or lower updates_per_step or "
+        'staleness',
     ),
     Sign(
         'kl_to_sampler', lambda nats: nats > MOST_KL_TO_SAMPLER, 1,

@@ -59,12 +59,12 @@ _PENALISES_LENGTH = Condition(
     "length_penalty='none' has no weight: set length_penalty to kimi or arora",
 )
 _MOVES_AWAY = Condition(
-    # Rounding by the sampler moves ratios too, unless they are to the trainer's own numbers.
+    # Rounding and staleness move ratios too, unless they are to the trainer's own numbers.
     lambda config: config.updates_per_step > 1
-    or ((config.compute_dtype, config.cache_dtype) != ('float32', COMPUTE)
+    or (((config.compute_dtype, config.cache_dtype) != ('float32', COMPUTE) or config.staleness > 0)
         and config.mismatch.level == 'none'),
     'the first update on a batch begins at the policy that sampled it, where no ratio leaves 1: '
-    'set updates_per_step to 2 or more',
+    'set updates_per_step to 2 or more, or staleness to 1',
 )
 _USES_CURVES = Condition(
     lambda config: config.credit not in ('none', 'prefix'),
@@ -96,9 +96,10 @@ _WEIGHS_MISMATCH = Condition(
 )
 
 _MEASURES_KL = Condition(
-    lambda config: config.kl_coef > 0 or config.updates_per_step > 1,
+    lambda config: config.kl_coef > 0 or config.updates_per_step > 1
+    or (config.staleness > 0 and config.mismatch.level == 'none'),
     'without kl_coef kl is to the policy that sampled, where the only update of a step begins: set '
-    'kl_coef, or updates_per_step to 2 or more',
+    'kl_coef, updates_per_step to 2 or more, or staleness to 1',
 )
 _HAS_NO_KL = Condition(
     lambda config: False, 'fine-tuning has no policy to measure kl to',
@@ -157,7 +158,7 @@ CONDITIONS: Mapping[str, Mapping[str, tuple[Condition, ...]]] = {
             'refresh_prefixes_every', 'prefixes_per_group', 'bonus',
             'dynamic_sampling', 'mask_truncated', 'ratio', 'clip_low', 'clip_high', 'kl_coef',
             'entropy_coef', 'aggregation', 'mismatch.level', 'mismatch.bound', 'mismatch.most',
-            'updates_per_step', 'max_kl', 'share_prompts',
+            'updates_per_step', 'max_kl', 'share_prompts', 'staleness',
         ),
         (_NEVER,),
     ) | dict.fromkeys(('branches', 'prover_rounds', 'prover_rows', 'common_draws'), (_PROVES,)),

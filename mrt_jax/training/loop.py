@@ -36,6 +36,9 @@ class Trainer:
             keys that end in `_seconds`. Everything random in it follows from the step.
         position: JSON object of what a step reads besides the state: data position, totals.
         restore_position: goes back to such a position.
+        arrays: tree of arrays that the next step reads besides the state, such as what has been
+            sampled for it; None at times when it reads none. No function if there never are any.
+        restore_arrays: goes back to such arrays, or to None.
         shown: metrics on the progress line.
     """
 
@@ -46,6 +49,8 @@ class Trainer:
     position: Callable[[], dict[str, Any]]
     restore_position: Callable[[dict[str, Any]], None]
     shown: Sequence[str]
+    arrays: Callable[[], Any] | None = None
+    restore_arrays: Callable[[Any], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +116,17 @@ def _run(
         done, state = restored.step, restored.state
         streaks = restored.meta.get('streaks', {})
         trainer.restore_position(restored.meta)
+        if trainer.restore_arrays:
+            trainer.restore_arrays(store.restore_arrays(restored.step))
         if leads():
             print(f'going on from step {done} of {workdir}', file=sys.stderr)
     saved, metrics = done, {}
+
+    def save() -> None:
+        meta = {**trainer.position(), 'streaks': streaks}
+        arrays = trainer.arrays() if trainer.arrays else None
+        store.start_save(done, state, meta, metrics, arrays)
+
     with (
         CompileClock() as compiling,
         _recording(trainer, config, workdir, done if restored else None) as record,
@@ -152,10 +165,10 @@ def _run(
                     'without the newest checkpoint if it is too far already'
                 )
             if store.due(done):
-                store.start_save(done, state, {**trainer.position(), 'streaks': streaks}, metrics)
+                save()
                 saved = done
         if saved != done:
-            store.start_save(done, state, {**trainer.position(), 'streaks': streaks}, metrics)
+            save()
         store.finish_save()  # While SIGTERM is still a request.
     return None if trainer.goes_on(done) else state
 

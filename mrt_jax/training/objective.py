@@ -151,6 +151,7 @@ def policy_loss(config: ObjectiveConfig) -> Loss:
             'kl_to_sampler': total(k3_divergence(old_BT, logprobs_BT)),
             'entropy': total(entropies_BT),
             'clip_fraction': total(surrogate.clipped_BT),
+            # Rounding, and with staleness=1 what the update in between has changed.
             'sampler_trainer_difference': total(jnp.abs(logprobs_BT - old_BT)),
         }
         objective = total(surrogate.loss_BT) - config.entropy_coef * sums['entropy']

@@ -11,7 +11,8 @@ import numpy as np
 from mrt_jax.data.iterator import ProblemIterator
 from mrt_jax.models.lora import join
 from mrt_jax.sharding.host_data import on_every_host
-from mrt_jax.training.collect import ask_prover, collect_groups, roll_out
+from mrt_jax.training.ahead import RolloutsAhead
+from mrt_jax.training.collect import Collected, collect_groups
 from mrt_jax.training.exhibits import exhibits_of, is_due
 from mrt_jax.training.loop import Trainer
 from mrt_jax.training.metrics import Histogram
@@ -20,6 +21,7 @@ from mrt_jax.training.prefix_pool import PrefixSource
 from mrt_jax.training.resources import SMALLER_UPDATE, fitting_in_memory
 from mrt_jax.training.rl_batch import correct_mismatch, make_batch, regret_of
 from mrt_jax.training.rl_setup import Setup, prepare
+from mrt_jax.training.rollouts import ask_prover, roll_out, step_key
 from mrt_jax.training.state import TrainState, abstract_state
 from mrt_jax.training.update import make_scorer, make_update
 from mrt_jax.training.whole_run import first_state, train_to_the_end
@@ -52,16 +54,27 @@ def train_policy(config: Any, workdir: Path) -> bool:
     frozen = setup.policy.params if config.lora_rank else {}
     batches = ProblemIterator(setup.problems, config.prompts_per_step, config.seed)
     pool = PrefixSource(setup, batches, workdir) if setup.from_prefixes else None
+    ahead = RolloutsAhead(setup, batches) if config.staleness else None
     totals = {'sampled_tokens_total': 0}
+
+    def goes_on(done: int, coming_tokens: int = 0) -> bool:
+        return (
+            done < config.num_steps
+            or totals['sampled_tokens_total'] + coming_tokens < config.num_sampled_tokens
+        )
+
+    def collect(params: Any, number: int) -> Collected:
+        if ahead:
+            return ahead.collect(params, number, lambda tokens: goes_on(number + 1, tokens))
+        key = step_key(setup, number)
+        if pool:
+            return pool.collect(params, number, key)
+        return collect_groups(setup, params, batches, key)
 
     def step(state: TrainState, number: int) -> tuple[TrainState, dict[str, Any]]:
         started = time.monotonic()
-        key = jax.random.fold_in(jax.random.key(config.seed), number)
         params = join(state.params, frozen)
-        if pool is None:
-            collected = collect_groups(setup, params, batches, key)
-        else:
-            collected = pool.collect(params, number, key)
+        collected = collect(params, number)
         collected_at = time.monotonic()
         with fitting_in_memory('update', SMALLER_UPDATE):
             batch, metrics = make_batch(setup, collected, reference)
@@ -76,6 +89,7 @@ def train_policy(config: Any, workdir: Path) -> bool:
                 state, update_metrics = update(state, frozen, batch)
             metrics = jax.device_get(update_metrics | metrics)
         ended = time.monotonic()
+        # Of what this step has trained on, whichever step has sampled it.
         sampled = metrics['sampled_tokens'] + metrics.get('prover_tokens', 0)
         totals['sampled_tokens_total'] += int(sampled)
         clocks = {
@@ -93,12 +107,6 @@ def train_policy(config: Any, workdir: Path) -> bool:
             )
             metrics['histograms/advantages'] = Histogram(advantages_BT[weights_BT > 0])
         return state, {**metrics, **totals, **clocks}
-
-    def goes_on(done: int) -> bool:
-        return (
-            done < config.num_steps
-            or totals['sampled_tokens_total'] < config.num_sampled_tokens
-        )
 
     def position() -> dict[str, Any]:
         return {
@@ -119,6 +127,8 @@ def train_policy(config: Any, workdir: Path) -> bool:
         target=abstract_state(setup.model, optimizer, setup.mesh),
         step=step,
         position=position,
+        arrays=ahead.arrays if ahead else None,
+        restore_arrays=ahead.restore if ahead else None,
         restore_position=restore_position,
         shown=('reward', 'regret', 'progress', 'response_tokens', 'entropy', 'tokens_per_second'),
     )

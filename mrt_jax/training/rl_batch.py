@@ -12,7 +12,7 @@ from mrt_jax.kernels.mismatch import importance_weights
 from mrt_jax.kernels.regret import normalized_regret
 from mrt_jax.kernels.surrogate import token_weights
 from mrt_jax.methods.credit import Curves, Outcomes, Starts, assign_credit
-from mrt_jax.methods.experience import Experience, Proof, spent_tokens
+from mrt_jax.methods.experience import Experience
 from mrt_jax.methods.packing import (
     RowPlan,
     fill_rows,
@@ -20,6 +20,7 @@ from mrt_jax.methods.packing import (
     plan_rows,
     shared_prompts,
 )
+from mrt_jax.methods.prover import Proof, spent_tokens
 from mrt_jax.sampling.sampler import Rollout
 from mrt_jax.sharding.host_data import place
 from mrt_jax.sharding.rules import batch_sharding
@@ -101,7 +102,10 @@ def correct_mismatch(
 ) -> tuple[UpdateBatch, dict[str, jax.Array]]:
     """The batch as the trainer's own policy would weigh it, see `importance_weights`.
 
-    Ratios of the surrogate are then to the trainer's log-probabilities before the first update.
+    Ratios of the surrogate are then to the trainer's log-probabilities before the first update, and
+    the weights correct all that sets the sampler apart: its rounding and, where rollouts are
+    sampled ahead, the update in between (the decoupled objective of AReaL, arXiv 2505.24298, with
+    the trainer as the proximal policy). `sampler_trainer_difference` measures both.
     """
     trained_BT = batch.weights_BT > 0
     weights_BT, bounded_BT = importance_weights(

@@ -226,6 +226,16 @@ def _check_method(config: Any) -> None:
             f"marker='closes' with window_tokens={config.window_tokens}: windows have no marker "
             "whose choice could close them; set marker='opens'"
         )
+    if config.staleness not in (0, 1):
+        raise InputError(
+            f'staleness={config.staleness} must be 0, or 1 to sample one update ahead'
+        )
+    if config.staleness and (config.dynamic_sampling or config.credit == 'prefix'):
+        raise InputError(
+            f'staleness=1 with dynamic_sampling={config.dynamic_sampling} and credit='
+            f'{config.credit!r}: what is sampled ahead must not depend on verdicts, nor on a pool '
+            "of prefixes; set staleness=0, or dynamic_sampling=0 and a credit other than 'prefix'"
+        )
     if config.dynamic_sampling < 0:
         raise InputError(f'dynamic_sampling={config.dynamic_sampling} must be at least 0')
     if config.dynamic_sampling and config.credit == 'prefix':

@@ -20,7 +20,8 @@ import optax
 from mrt_jax.data.iterator import ProblemIterator
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.progress import progress
-from mrt_jax.methods.experience import Experience, Proof
+from mrt_jax.methods.experience import Experience
+from mrt_jax.methods.prover import Proof
 from mrt_jax.methods.sft import Epochs
 from mrt_jax.methods.star import SelectionConfig, select
 from mrt_jax.models.lora import join
@@ -30,7 +31,6 @@ from mrt_jax.sharding.distributed import leads
 from mrt_jax.sharding.host_data import ask_leader
 from mrt_jax.tasks.task import Problem
 from mrt_jax.training import rl_setup
-from mrt_jax.training.collect import ask_prover, roll_out
 from mrt_jax.training.exhibits import exhibits_of
 from mrt_jax.training.fitting import check_fitting, make_fit
 from mrt_jax.training.iterations import (
@@ -46,6 +46,7 @@ from mrt_jax.training.metrics import Exhibit
 from mrt_jax.training.network import read_optimizer
 from mrt_jax.training.reinforcement import validate
 from mrt_jax.training.rl_batch import describe
+from mrt_jax.training.rollouts import ask_prover, roll_out
 from mrt_jax.training.state import TrainState, abstract_state
 from mrt_jax.training.whole_run import first_state, train_to_the_end
 from mrt_jax.training.workdir import check_origin

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mrt_jax.methods.experience import Experience, Proof, Reader
+from mrt_jax.methods.experience import Experience, Reader
+from mrt_jax.methods.prover import Proof
 from mrt_jax.methods.trace_text import episode_texts, shorten
 
 RISES, FALLS, STAYS = '🟩', '🟥', '⬜'

@@ -56,9 +56,9 @@ def flatten(tree, prefix=''):
             yield f'{prefix}{key}', value
 
 
-def launch(workdir):
+def launch(workdir, changes=CHANGES):
     recipe = dict(flatten(countdown.get_config('mrt').to_dict()))
-    config = dict(flatten(small_run(POLICY, **CHANGES).to_dict()))
+    config = dict(flatten(small_run(POLICY, **changes).to_dict()))
     return subprocess.Popen(
         [
             sys.executable, '-m', 'experiments.launch', '--processes=2', '--devices_per_process=2',
@@ -166,3 +166,23 @@ def test_what_two_have_saved_one_restores_in_another_layout(story, whole, tmp_pa
     step = read_steps(tmp_path / 'run')[-1]
     assert step['step'] == STEPS and step['loss'] == pytest.approx(whole[-1]['loss'], abs=1e-5)
     assert step['grad_norm'] == pytest.approx(whole[-1]['grad_norm'], abs=1e-5)
+
+
+def test_two_processes_sample_ahead_and_go_on(tmp_path):
+    keep_data_in(tmp_path / 'data')
+    changes = CHANGES | dict(num_steps=4, staleness=1, prover_rounds=2)
+    process = launch(tmp_path / 'run', changes)
+    wait_for_steps(process, tmp_path / 'run', 1)
+    process.send_signal(signal.SIGTERM)
+    code, errors = end(process)
+    assert code == 0, errors
+    stopped_at = len(read_steps(tmp_path / 'run'))
+    assert stopped_at < 4 and (tmp_path / 'run' / 'checkpoints' / str(stopped_at) / 'next').is_dir()
+    code, errors = end(launch(tmp_path / 'run', changes))
+    assert code == 0, errors
+    (tmp_path / 'one').mkdir()
+    assert train_policy(small_run(POLICY, **changes), tmp_path / 'one')
+    steps, expected = read_steps(tmp_path / 'run'), read_steps(tmp_path / 'one')
+    assert [step['staleness'] for step in steps] == [0, 1, 1, 1]
+    for ours, theirs in zip(steps, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mrt_jax.kernels.allocation import boundaries_in_doubt
-from mrt_jax.methods.experience import explore, group_prompts, make_reader, prove, spent_tokens
+from mrt_jax.methods.experience import explore, group_prompts, make_reader
+from mrt_jax.methods.prover import prove, spent_tokens
 from mrt_jax.policies.chat import ChatTemplate
 from mrt_jax.sampling.phases import Budget
 from mrt_jax.sampling.processors import SamplingConfig

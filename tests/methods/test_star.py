@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.episodes import segment
 from mrt_jax.kernels.progress import Success
-from mrt_jax.methods.experience import Answered, Experience, Proof, RightAnswer, make_reader
+from mrt_jax.methods.experience import Experience, make_reader
 from mrt_jax.methods.kept_traces import KeptTrace, read_kept, write_kept
+from mrt_jax.methods.prover import Answered, Proof, RightAnswer
 from mrt_jax.methods.sft import Demonstration
 from mrt_jax.methods.star import SelectionConfig, best_boundaries, keep_best, select
 from mrt_jax.policies.chat import ChatTemplate

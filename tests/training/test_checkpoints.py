@@ -76,6 +76,33 @@ def files_of(store: CheckpointStore, step: int) -> list:
     return sorted(path for path in folder.rglob('*') if path.is_file())
 
 
+def test_arrays_of_the_next_step_lie_beside_the_state(store):
+    arrays = {
+        'rollout': {'tokens_BT': np.arange(6, dtype=np.int32).reshape(2, 3),
+                    'ended_B': np.array([True, False])},
+        'drawn': {'0': {'sampled_BEM': np.ones((2, 1, 1), np.int64)}},
+    }
+    before = jax.tree.map(np.copy, arrays)
+    store.start_save(10, some_state(), META, {}, arrays)
+    arrays['rollout']['tokens_BT'][:] = -1  # The next step's are being sampled.
+    store.finish_save()
+    save(store, 20, some_state(), META)
+    found = store.restore_arrays(10)
+    assert jax.tree.structure(found) == jax.tree.structure(before)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(before), strict=True):
+        assert type(a) is np.ndarray and a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+    assert store.restore_arrays(20) is None
+    # Nothing but the arrays is laid out otherwise.
+    folders = [{path.name for path in (store._directory / step).iterdir()} for step in ('10', '20')]
+    assert folders[0] - folders[1] == {'next'}
+    shutil.rmtree(store._directory / '20')
+    assert_same(store.restore_latest(abstract(some_state())).state, some_state())
+    flip_bit(next(file for file in files_of(store, 10) if 'next' in file.parts))
+    with pytest.raises(InputError, match='every checkpoint is damaged'):
+        store.restore_latest(abstract(some_state()))
+
+
 def test_everything_comes_back(store):
     save(store, 10, some_state(1.5), META)
     state, meta, step = store.restore_latest(abstract(some_state()))

@@ -10,7 +10,8 @@ from tensorboard.plugin_util import markdown_to_safe_html
 
 from mrt_jax.kernels.episodes import Episodes
 from mrt_jax.kernels.progress import Success
-from mrt_jax.methods.experience import Experience, Proof, make_reader
+from mrt_jax.methods.experience import Experience, make_reader
+from mrt_jax.methods.prover import Proof
 from mrt_jax.methods.trace_text import MAX_CHARACTERS
 from mrt_jax.policies.chat import ChatTemplate
 from mrt_jax.sampling.sampler import Rollout, encode_prompts

@@ -12,8 +12,8 @@ from configs import backtrack, countdown, math, smollm2
 from mrt_jax.errors import InputError
 from mrt_jax.evaluation import comparison
 from mrt_jax.methods.credit import Outcomes, Starts, assign_credit
-from mrt_jax.methods.experience import explore
-from mrt_jax.training import collect, rl_setup
+from mrt_jax.methods.experience import judge_traces
+from mrt_jax.training import rl_setup, rollouts
 from mrt_jax.training.arms import OF_THE_COMPARISON, arm_config
 from mrt_jax.training.key_effects import CONDITIONS, check_effects, why_mute
 from mrt_jax.training.objectives import KINDS, train
@@ -135,12 +135,12 @@ def steps(workdir):
 def test_mute_keys_change_nothing(policy, tmp_path, monkeypatch):
     """All of them at once, in a run where the table says that they do nothing."""
 
-    def explore_luckily(*args, **kwargs):
+    def judge_luckily(*args, **kwargs):
         """An untrained policy is never right by itself."""
-        found = explore(*args, **kwargs)
+        found = judge_traces(*args, **kwargs)
         return dataclasses.replace(found, rewards_B=jnp.arange(len(found.rewards_B)) % 2.0)
 
-    monkeypatch.setattr(collect, 'explore', explore_luckily)
+    monkeypatch.setattr(rollouts, 'judge_traces', judge_luckily)
     elsewhere = {'sampling.top_k', 'sampling.top_p', 'sampling.min_p', 'outcome_weight'}
     refused = {'weigh_by_stderr'}  # By `CreditConfig` itself.
     assert OTHER.keys() | elsewhere | refused == CONDITIONS['rl'].keys(), 'OTHER lacks a value'

@@ -16,7 +16,7 @@ from mrt_jax.errors import InputError, NonFiniteError
 from mrt_jax.policies.load import load_policy
 from mrt_jax.sampling.fork import prove_branches
 from mrt_jax.sampling.sampler import sample_rollouts
-from mrt_jax.training import collect, reinforcement
+from mrt_jax.training import collect, reinforcement, rollouts
 from mrt_jax.training.health import MOST_DIFFERENCE
 from mrt_jax.training.metrics import MetricsWriter
 from mrt_jax.training.objective import UpdateBatch
@@ -360,14 +360,15 @@ def test_packing_changes_nothing_but_the_padding(policy, packing, columns, tmp_p
 def test_sharing_prompts_changes_nothing_but_what_is_read(
     policy, variant, changes, tmp_path, monkeypatch
 ):
-    explore = collect.explore
+    judge_traces = collect.judge_traces
 
-    def explore_luckily(*args, **kwargs):
+    def judge_luckily(*args, **kwargs):
         """An untrained policy is never right by itself."""
-        found = explore(*args, **kwargs)
+        found = judge_traces(*args, **kwargs)
         return dataclasses.replace(found, rewards_B=np.float32(np.arange(len(found.rewards_B)) % 2))
 
-    monkeypatch.setattr(collect, 'explore', explore_luckily)
+    for module in (collect, rollouts):
+        monkeypatch.setattr(module, 'judge_traces', judge_luckily)
     packing = dict(row_tokens=150, microbatch_rows=1)
     runs = []
     for share in (False, True):

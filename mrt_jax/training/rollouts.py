@@ -1,0 +1,130 @@
+"""What a run asks of the policy in a step: rollouts, and the meta-prover's answers about them.
+
+Each as a whole, and in the parts that `training.ahead` does apart.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mrt_jax.methods.experience import (
+    Experience,
+    Traces,
+    group_prompts,
+    judge_traces,
+    read_traces,
+    start_traces,
+)
+from mrt_jax.methods.prover import Answered, Drawn, Proof, draw_answers, judge_answers
+from mrt_jax.sampling.row_keys import split_by_row
+from mrt_jax.sampling.sampler import PromptBatch, Rollout
+from mrt_jax.sharding.host_data import place
+from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, use_mesh
+from mrt_jax.tasks.task import Problem
+from mrt_jax.training.resources import fitting_in_memory
+from mrt_jax.training.rl_setup import Setup
+
+# Purposes that a step draws random numbers for.
+ROLLOUT, PROVER, PREFIX, MORE = range(4)
+
+_ROLLOUTS = 'rollouts', (
+    "set rollout_slots below prompts_per_step x group_size or cache_dtype='int8', or lower "
+    'prompts_per_step or max_thinking_tokens'
+)
+_PROVER = 'meta-prover', 'lower prover_rows, branches, max_boundaries or prompts_per_step'
+
+
+def step_key(setup: Setup, number: int) -> jax.Array:
+    """The key of all that is random in a step, counted from 0."""
+    return jax.random.fold_in(jax.random.key(setup.config.seed), number)
+
+
+def roll_out(
+    setup: Setup,
+    params: Any,
+    problems: Sequence[Problem],
+    key: jax.Array,
+    group_size: int | None = None,
+) -> tuple[Experience, list[Any]]:
+    """Samples, segments and judges traces for each problem, the config's `group_size` or another.
+    """
+    prompts, answers = prompts_of(setup, problems, group_size)
+    rollout = start_rollouts(setup, params, prompts, key, group_size)
+    return judge_traces(setup.reader, read_rollouts(setup, rollout), answers), answers
+
+
+def prompts_of(
+    setup: Setup, problems: Sequence[Problem], group_size: int | None = None
+) -> tuple[PromptBatch, list[Any]]:
+    """A step's rows of prompts, and their answers, see `group_prompts`."""
+    return group_prompts(
+        setup.reader, problems, group_size=group_size or setup.config.group_size,
+        slots=setup.config.max_prompt_tokens, rows=setup.rows,
+    )
+
+
+def start_rollouts(
+    setup: Setup, params: Any, prompts: PromptBatch, key: jax.Array, group_size: int | None = None
+) -> Rollout:
+    """Has the devices sample a trace for each row, and does not wait for them.
+
+    Raises:
+        ResourceError: memory ran out, as far as that is known before `read_rollouts`.
+    """
+    config, by_row = setup.config, batch_sharding(setup.mesh, SAMPLING_RULES)
+    with use_mesh(setup.mesh, SAMPLING_RULES), fitting_in_memory(*_ROLLOUTS):
+        return start_traces(
+            setup.model, params, setup.reader, place(prompts, by_row),
+            place(split_by_row(jax.random.fold_in(key, ROLLOUT), setup.rows), by_row),
+            budget=setup.budget, sampling=setup.sampling,
+            group_size=group_size or config.group_size, slots=config.rollout_slots or None,
+        )
+
+
+def read_rollouts(setup: Setup, rollout: Rollout) -> Traces:
+    """Waits for rollouts, and segments them.
+
+    Raises:
+        ResourceError: memory ran out.
+    """
+    with use_mesh(setup.mesh, SAMPLING_RULES), fitting_in_memory(*_ROLLOUTS):
+        return read_traces(setup.reader, rollout, setup.config.max_boundaries)
+
+
+def ask_prover(
+    setup: Setup,
+    params: Any,
+    traces: Traces,
+    answers: list[Any],
+    key: jax.Array,
+    asked_BE: np.ndarray | None = None,
+) -> Proof:
+    """J at every boundary of a batch of traces, or at those `asked`."""
+    drawn, answered = draw_proof(setup, params, traces, answers, key, asked_BE)
+    return judge_answers(setup.reader, traces, drawn, answered, answers)
+
+
+def draw_proof(
+    setup: Setup,
+    params: Any,
+    traces: Traces,
+    answers: list[Any],
+    key: jax.Array,
+    asked_BE: np.ndarray | None = None,
+) -> tuple[tuple[Drawn, ...], tuple[Answered, ...]]:
+    """What `ask_prover` judges, see `draw_answers`.
+
+    Raises:
+        ResourceError: memory ran out.
+    """
+    config, by_row = setup.config, batch_sharding(setup.mesh, SAMPLING_RULES)
+    with use_mesh(setup.mesh, SAMPLING_RULES), fitting_in_memory(*_PROVER):
+        return draw_answers(
+            setup.model, params, setup.reader, traces, answers,
+            place(split_by_row(jax.random.fold_in(key, PROVER), setup.rows), by_row),
+            branches=config.branches, max_answer_tokens=config.max_answer_tokens,
+            sampling=setup.sampling, rounds=config.prover_rounds, asked_BE=asked_BE,
+            common_draws=config.common_draws, tile_rows=config.prover_rows,
+        )
