@@ -216,7 +216,7 @@ def judge_traces(
         prefix = prefixes[row] if prefixes else ()
         return reader.judge([*prefix, *tokens_BT[row, : lengths_B[row]].tolist()], answers[row])
 
-    verdicts = tuple(divide_work(judge, range(len(answers))))
+    verdicts = tuple(divide_work(judge, range(len(answers)), reader.task.checks_at_once))
     rewards_B = np.zeros(len(tokens_BT), np.float32)
     rewards_B[: len(verdicts)] = [verdict.correct for verdict in verdicts]
     return Experience(rollout, traces.episodes, verdicts, rewards_B)

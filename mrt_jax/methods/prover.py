@@ -305,7 +305,8 @@ def _judge_round(
             for answer in dict.fromkeys(given[cell])
         }
 
-    for cell, known in enumerate(divide_work(judge, range(len(cells)))):
+    verdicts = divide_work(judge, range(len(cells)), reader.task.checks_at_once)
+    for cell, known in enumerate(verdicts):
         row, column = cells[cell]
         for branch, answer in enumerate(given[cell]):
             correct_BEM[row, column, branch] = known[answer].correct

@@ -2,12 +2,14 @@
 
 What a run reads on the host is small: tokens, flags and verdicts of a step's rows, never a cache.
 So every process gets all of it and goes on with the same numbers. Only judging answers takes time:
-each process judges its share and tells the others, which also settles what a time limit makes
-uncertain. In a run of one process all of this is what JAX does anyway.
+each process judges its share, several at once where that is mostly waiting, and tells the others,
+which also settles what a time limit makes uncertain. All else is what JAX does anyway in a run of
+one process.
 """
 
 import pickle
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
@@ -48,18 +50,35 @@ def on_every_host(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def divide_work(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+def divide_work(
+    work: Callable[[Item], Result], items: Sequence[Item], at_once: int = 1
+) -> list[Result]:
     """Results of all items, in order; each process does an equal share of consecutive items.
 
     Args:
-        work: its results can be pickled.
+        work: its results can be pickled; it runs no JAX if several are done at once.
         items: the same in every process.
+        at_once: items that a process works on at the same time, each in a thread of its own. Worth
+            it where work waits for something; else threads only take turns.
+
+    Raises:
+        Exception: what `work` raises for the first item that it raises for.
     """
     if jax.process_count() == 1:
-        return [work(item) for item in items]
+        return _work_on(work, items, at_once)
     ends = np.linspace(0, len(items), jax.process_count() + 1).round().astype(int)
     own = slice(ends[jax.process_index()], ends[jax.process_index() + 1])
-    return [result for part in _gather([work(item) for item in items[own]]) for result in part]
+    return [result for part in _gather(_work_on(work, items[own], at_once)) for result in part]
+
+
+def _work_on(
+    work: Callable[[Item], Result], items: Sequence[Item], at_once: int
+) -> list[Result]:
+    threads = min(at_once, len(items))
+    if threads <= 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(threads, 'work') as pool:
+        return list(pool.map(work, items))
 
 
 def ask_leader(work: Callable[[], Result]) -> Result:

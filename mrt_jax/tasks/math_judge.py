@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -87,6 +87,8 @@ class _Worker:
 class MathJudge:
     """Workers that start when first needed, and what they have said.
 
+    Any number of threads may ask; as many are served at a time as there are workers.
+
     Args:
         workers: processes; None takes one a core, at most 8.
     """
@@ -98,7 +100,13 @@ class MathJudge:
         for worker in self._workers:
             self._idle.put(worker)
         self._known: dict[tuple[str, str], Outcome] = {}
+        self._asked: dict[tuple[str, str], Future[Outcome]] = {}
         self._lock = threading.Lock()
+
+    @property
+    def workers(self) -> int:
+        """Pairs that are compared at the same time, at most."""
+        return len(self._workers)
 
     def judge(self, answer: str, reference: str) -> Outcome:
         """Compares an answer, any text, with a reference."""
@@ -106,19 +114,36 @@ class MathJudge:
         if decision != 'ask':
             return decision
         pair = answer, reference
-        known = self._known.get(pair)
-        if known is not None:
-            return known
-        worker = self._idle.get()
+        own: Future[Outcome] = Future()
+        with self._lock:
+            known = self._known.get(pair)
+            if known is not None:
+                return known
+            asked = self._asked.setdefault(pair, own)
+        if asked is not own:
+            # Rollouts of a problem often agree: another thread is at the same pair.
+            return asked.result()
         try:
-            outcome = worker.ask(answer, reference)
-        finally:
-            self._idle.put(worker)
+            outcome = self._ask(answer, reference)
+        except BaseException as error:
+            with self._lock:
+                del self._asked[pair]
+            own.set_exception(error)
+            raise
         with self._lock:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known[pair] = outcome
+            del self._asked[pair]
+        own.set_result(outcome)
         return outcome
+
+    def _ask(self, answer: str, reference: str) -> Outcome:
+        worker = self._idle.get()
+        try:
+            return worker.ask(answer, reference)
+        finally:
+            self._idle.put(worker)
 
     def judge_all(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]:
         """Compares many pairs, as many at a time as there are workers."""

@@ -102,6 +102,7 @@ def make_task(name: str) -> Task:
         stop=(),
         problems=problems,
         check=functools.partial(check, extract=extract_direct) if direct else check,
+        checks_at_once=shared_judge().workers,
         cues=CUES,
     )
 

@@ -71,6 +71,8 @@ class Task:
         problems: the problems of a split ('train', 'validation', 'test'), by index.
         check: judges a whole response, thought included, against a problem's answer. Raises
             InputError for a malformed answer, never for a malformed response.
+        checks_at_once: responses worth checking at the same time, in threads: above 1 where `check`
+            waits for processes of its own.
         demonstrate: writes a trace of a problem to warm start on, given settings by name and a
             generator of random numbers; None if nobody has written any. Raises InputError for
             settings that it does not know.
@@ -91,6 +93,7 @@ class Task:
     stop: tuple[str, ...]
     problems: Callable[[str], Sequence[Problem]]
     check: Callable[[str, Any], Verdict]
+    checks_at_once: int = 1
     demonstrate: Callable[[Problem, Mapping[str, Any], np.random.Generator], Written] | None = None
     attempt_outcome: Callable[[str, Any], bool | None] | None = None
     words: tuple[str, ...] = ()

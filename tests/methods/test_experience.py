@@ -2,14 +2,15 @@
 
 import dataclasses
 import functools
+import threading
 
 import jax
 import numpy as np
 import pytest
 
 from mrt_jax.kernels.allocation import boundaries_in_doubt
-from mrt_jax.methods.experience import explore, group_prompts, make_reader
-from mrt_jax.methods.prover import prove, spent_tokens
+from mrt_jax.methods.experience import explore, group_prompts, judge_traces, make_reader
+from mrt_jax.methods.prover import Drawn, judge_answers, prove, spent_tokens
 from mrt_jax.policies.chat import ChatTemplate
 from mrt_jax.sampling.phases import Budget
 from mrt_jax.sampling.processors import SamplingConfig
@@ -69,6 +70,35 @@ def ask(traces):
         prove, model, params, dataclasses.replace(reader, task=task), experience, ['4'] * 16,
         keys_B, max_answer_tokens=4, sampling=SamplingConfig(),
     )
+
+
+def test_a_checker_that_waits_is_asked_side_by_side(traces):
+    """Responses, and answers of the meta-prover."""
+    reader, experience, _ = traces
+    check, together = reader.task.check, threading.Barrier(2)
+
+    def wait(response, answer):
+        together.wait(60)  # Until two are checked; a single one would wait for ever.
+        return check(response, answer)
+
+    task = dataclasses.replace(reader.task, check=wait, checks_at_once=2)
+    waiting = dataclasses.replace(reader, task=task)
+    again = judge_traces(waiting, experience, ['4'] * 16)
+    assert again.verdicts == experience.verdicts
+    # Two answers before each thought; an even number of boundaries, so nobody is left alone.
+    shape = (*experience.episodes.mask_BE.shape, 2)
+    mask_BE = np.arange(shape[1]) == np.zeros((16, 1))
+    drawn = Drawn(
+        mask_BE=mask_BE, tokens_BEMA=np.broadcast_to(np.array([[5], [6]], np.int32), (*shape, 1)),
+        lengths_BEM=np.ones(shape, np.int32), sampled_BEM=np.ones(shape, int),
+        ended_BEM=np.ones(shape, bool),
+    )
+    ours, theirs = (
+        judge_answers(judging, experience, [drawn], [], ['4'] * 16).answered
+        for judging in (waiting, reader)
+    )
+    np.testing.assert_array_equal(ours.correct_BEM, theirs.correct_BEM)
+    np.testing.assert_array_equal(ours.extracted_BEM, theirs.extracted_BEM)
 
 
 def test_the_second_round_asks_where_neighbours_are_in_doubt(traces, ask):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -26,6 +27,28 @@ def test_one_process_is_as_if_there_were_no_others():
     placed = place(tree, batch_sharding(make_mesh(data=4)))['rows']
     assert len(placed.addressable_shards) == 4
     np.testing.assert_array_equal(placed, tree['rows'])
+
+
+def test_work_that_waits_is_done_side_by_side_and_in_order():
+    together = threading.Barrier(3)
+
+    def wait(item):
+        together.wait(60)  # Until three are at it; a single one would wait for ever.
+        return item * 2
+
+    assert divide_work(wait, range(6), at_once=3) == [0, 2, 4, 6, 8, 10]
+    assert divide_work(wait, [], at_once=3) == []
+
+    def fail(item):
+        if item:
+            raise ValueError(f'item {item}')
+
+    with pytest.raises(ValueError, match='item 1'):
+        divide_work(fail, range(4), at_once=3)
+
+
+def test_work_that_does_not_wait_is_done_in_the_thread_that_asks():
+    assert divide_work(lambda item: threading.get_ident(), range(3)) == [threading.get_ident()] * 3
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -66,6 +68,39 @@ def test_results_are_remembered(judge, monkeypatch):
     assert judge.judge('x+y', 'y+x') == 'equal'
     monkeypatch.setattr(judge, '_idle', None)  # Nobody can be asked.
     assert judge.judge('x+y', 'y+x') == 'equal'
+
+
+def test_equal_pairs_are_compared_once_however_many_ask(monkeypatch):
+    """The second to ask waits for the first, rather than take another worker."""
+    judge, asked, waits, go_on = MathJudge(2), [], threading.Event(), threading.Event()
+
+    def ask(answer, reference):
+        asked.append((answer, reference))
+        waits.set()
+        assert go_on.wait(60)
+        return 'equal'
+
+    monkeypatch.setattr(judge, '_ask', ask)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(judge.judge, 'x+y', 'y+x')
+        assert waits.wait(60)
+        second = pool.submit(judge.judge, 'x+y', 'y+x')
+        go_on.set()
+        assert first.result() == second.result() == 'equal'
+    assert asked == [('x+y', 'y+x')]
+
+
+def test_a_comparison_that_failed_is_tried_again(judge, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(judge, '_idle', None)
+        with pytest.raises(AttributeError):
+            judge.judge('x+z', 'z+x')
+    assert judge.judge('x+z', 'z+x') == 'equal'
+
+
+def test_the_task_has_as_many_checked_at_once_as_there_are_workers():
+    assert get_task('math').checks_at_once == math_judge.shared_judge().workers
+    assert get_task('countdown').checks_at_once == 1
 
 
 @pytest.mark.parametrize(
