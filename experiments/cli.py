@@ -36,7 +36,10 @@ MESH_HELP = (
 
 
 def run(
-    main: Callable[[list[str]], None], pass_on: str | None = None, takes_command: bool = False
+    main: Callable[[list[str]], None],
+    pass_on: str | None = None,
+    takes_command: bool = False,
+    trains: bool = False,
 ) -> NoReturn:
     """Runs a command with the exit codes that all commands share.
 
@@ -47,6 +50,7 @@ def run(
         pass_on: what arguments begin with that are another command's flags; `main` is given them
             behind the program's name.
         takes_command: what stands behind `--` is a command, which `main` is given in that way.
+        trains: whether updates are most of what it does, see `keep_freed_memory`.
     """
 
     def parse(argv: Sequence[str]) -> list[str]:
@@ -67,7 +71,8 @@ def run(
             # What orbax and tensorflow-datasets do in detail would drown the progress line.
             logging.set_verbosity(logging.WARNING)
         has_cuda = any(map(importlib.util.find_spec, CUDA_PLUGINS))
-        keep_freed_memory(one_arena=not has_cuda and importlib.util.find_spec('libtpu') is None)
+        on_cpu = not has_cuda and importlib.util.find_spec('libtpu') is None
+        keep_freed_memory(one_arena=trains and on_cpu)
         overlap_collectives(os.environ, has_cuda)
         try:
             main(argv)
@@ -101,9 +106,9 @@ def keep_freed_memory(one_arena: bool) -> None:
     a tenth of a rollout's time, and of an update's.
 
     Args:
-        one_arena: whether all threads share the heap, for runs on a CPU: arenas of their own give
-            large memory back whatever they are asked. Threads that compile wait for each other a
-            little then.
+        one_arena: whether all threads share the heap, for updates on a CPU: arenas of their own
+            give large memory back whatever they are asked. An update takes an eighth less time so;
+            long rollouts take a little more, and threads that compile wait for each other.
     """
     trim_threshold, mmap_max, arena_max = -1, -4, -8  # Names of the parameters in malloc.h.
     with contextlib.suppress(OSError, AttributeError):

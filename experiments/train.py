@@ -81,4 +81,4 @@ def _keep_compilations(folder: Path) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    cli.run(main)
+    cli.run(main, trains=True)

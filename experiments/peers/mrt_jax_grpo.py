@@ -26,7 +26,7 @@ from mrt_jax.training.update import make_scorer, make_update
 
 
 def main() -> None:
-    cli.keep_freed_memory(one_arena=True)  # As the commands do.
+    cli.keep_freed_memory(one_arena=True)  # As the command that trains does.
     request = read_request()
     mesh = make_mesh()
     policy = load_policy(str(request.folder), mesh, 'float32')

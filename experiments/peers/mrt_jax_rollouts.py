@@ -17,7 +17,7 @@ from mrt_jax.sharding.mesh import make_mesh
 
 
 def main() -> None:
-    cli.keep_freed_memory(one_arena=True)  # As the commands do.
+    cli.keep_freed_memory(one_arena=False)  # As the commands that sample do.
     request = read_request()
     policy = load_policy(str(request.folder), make_mesh(), 'float32')
     model = Transformer(policy.config)
