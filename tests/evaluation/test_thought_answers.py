@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mrt_jax.evaluation.evaluate import evaluate_policy
-from mrt_jax.methods import experience
+from mrt_jax.methods import experience, prover
 from mrt_jax.policies.chat import ChatTemplate
 from mrt_jax.policies.policy import Policy
 from mrt_jax.sampling.fork import Branches
@@ -71,7 +71,7 @@ def script(monkeypatch, response, closed, said_behind):
         )
 
     monkeypatch.setattr(experience, 'sample_rollouts', sample_rollouts)
-    monkeypatch.setattr(experience, 'prove_branches', prove_branches)
+    monkeypatch.setattr(prover, 'prove_branches', prove_branches)
 
 
 def evaluate(monkeypatch, name, behind, own):
