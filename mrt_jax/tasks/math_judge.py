@@ -8,8 +8,7 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Literal
 
@@ -144,11 +143,6 @@ class MathJudge:
             return worker.ask(answer, reference)
         finally:
             self._idle.put(worker)
-
-    def judge_all(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]:
-        """Compares many pairs, as many at a time as there are workers."""
-        with ThreadPoolExecutor(len(self._workers)) as pool:
-            return list(pool.map(lambda pair: self.judge(*pair), pairs))
 
     def close(self) -> None:
         """Ends the processes; they start again when needed."""

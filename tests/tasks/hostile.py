@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 
+from mrt_jax.sharding.host_data import divide_work
 from mrt_jax.tasks import math_judge
 from mrt_jax.tasks.math_judge import MathJudge
 
@@ -74,7 +75,7 @@ def measure(judge: MathJudge) -> dict[str, float]:
     rates = {}
     for name, chosen in pairs.items():
         started = time.monotonic()
-        judge.judge_all(chosen)
+        divide_work(lambda pair: judge.judge(*pair), chosen, judge.workers)
         rates[name] = len(chosen) / (time.monotonic() - started)
     return rates
 

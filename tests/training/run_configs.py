@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import ml_collections
+import pytest
 
 from configs import countdown
 from mrt_jax.kernels.episodes import TokenWindows
@@ -75,6 +77,21 @@ def _check_number(response: str, answer: Any) -> Verdict:
 def keep_data_in(folder: Path) -> None:
     """Builds datasets below a folder of the tests rather than the user's."""
     os.environ['MRT_JAX_DATA'] = str(folder)
+
+
+def terminate_at_call(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, number: int
+) -> None:
+    """Sends this process SIGTERM when a function of a module is called so many times."""
+    function, calls = getattr(module, name), []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, interrupted)
 
 
 def read_steps(workdir: Path, clocks: bool = False) -> list[dict]:

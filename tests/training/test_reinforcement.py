@@ -1,8 +1,6 @@
 """Runs of reinforcement learning: compilations, resuming, stopping, meshes, bad configs."""
 
 import dataclasses
-import os
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +26,7 @@ from tests.training.run_configs import (
     read_steps,
     save_untrained_policy,
     small_run,
+    terminate_at_call,
 )
 
 
@@ -151,15 +150,7 @@ def test_a_resumed_run_writes_the_same_metrics(policy, whole_run, tmp_path):
 
 
 def test_sigterm_saves_and_the_run_goes_on(policy, whole_run, tmp_path, monkeypatch):
-    roll_out, calls = collect.roll_out, []
-
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return roll_out(*args)
-
-    monkeypatch.setattr(collect, 'roll_out', interrupted)
+    terminate_at_call(monkeypatch, collect, 'roll_out', 2)
     config = small_run(policy, checkpoint_every=100)
     assert not train_policy(config, tmp_path)
     assert len(read_steps(tmp_path)) == 2

@@ -1,9 +1,7 @@
 """Rollouts one update ahead: the same numbers where nothing changes, the same run when resumed."""
 
 import dataclasses
-import os
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from tests.training.run_configs import (
     read_steps,
     save_untrained_policy,
     small_run,
+    terminate_at_call,
 )
 
 STEPS = 4
@@ -160,15 +159,7 @@ def test_a_batch_is_judged_while_the_next_is_sampled(policy, tmp_path, monkeypat
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not(policy, whole, tmp_path, monkeypatch):
-    judge_traces, calls = ahead.judge_traces, []
-
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return judge_traces(*args)
-
-    monkeypatch.setattr(ahead, 'judge_traces', interrupted)
+    terminate_at_call(monkeypatch, ahead, 'judge_traces', 2)
     config = configured(policy, checkpoint_every=100)
     assert not train_policy(config, tmp_path)
     assert len(read_steps(tmp_path)) == 2

@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -23,6 +21,7 @@ from tests.training.run_configs import (
     read_steps,
     save_untrained_policy,
     small_run,
+    terminate_at_call,
 )
 
 
@@ -90,19 +89,13 @@ def test_a_resumed_run_writes_the_same_metrics(policy, whole_run, tmp_path):
 
 
 def test_sigterm_saves_in_the_middle_of_an_iteration(policy, whole_run, tmp_path, monkeypatch):
-    pack, roll_out, packs, rollouts = fitting.pack, star.roll_out, [], []
-
-    def interrupted(*args, **kwargs):
-        packs.append(1)
-        if len(packs) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return pack(*args, **kwargs)
+    roll_out, rollouts = star.roll_out, []
 
     def counted(*args):
         rollouts.append(1)
         return roll_out(*args)
 
-    monkeypatch.setattr(fitting, 'pack', interrupted)
+    terminate_at_call(monkeypatch, fitting, 'pack', 3)
     monkeypatch.setattr(star, 'roll_out', counted)
     config = run_config(policy, checkpoint_every=100)
     assert not train(config, tmp_path)

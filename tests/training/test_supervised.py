@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
 
 import jax
 import ml_collections
@@ -22,7 +20,12 @@ from mrt_jax.training import fitting, supervised
 from mrt_jax.training.export import read_workdir
 from mrt_jax.training.objective import SupervisedBatch, supervised_loss
 from mrt_jax.training.supervised import train_supervised
-from tests.training.run_configs import keep_data_in, save_untrained_policy, small_run
+from tests.training.run_configs import (
+    keep_data_in,
+    save_untrained_policy,
+    small_run,
+    terminate_at_call,
+)
 
 
 @pytest.fixture(scope='module')
@@ -56,15 +59,7 @@ def test_a_resumed_warm_start_writes_the_same_losses(config, tmp_path, monkeypat
     whole.mkdir()
     parts.mkdir()
     assert train_supervised(config, whole)
-    calls = []
-
-    def stop_at_eight(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return pack(*args, **kwargs)
-
-    monkeypatch.setattr(fitting, 'pack', stop_at_eight)
+    terminate_at_call(monkeypatch, fitting, 'pack', 8)
     assert not train_supervised(config, parts)
     assert len(losses(parts)) == 8
     assert train_supervised(config, parts)
