@@ -134,7 +134,9 @@ def _shared() -> ml_collections.ConfigDict:
     # may be -1, the devices that are left.
     config.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1, sequence=1))
     config.compute_dtype = 'float32'  # of activations and matrix products: float32 | bfloat16
-    config.attention = 'auto'  # kernel of whole rows: auto (by backend) | plain | splash | cudnn
+    # Kernel of whole rows: auto (by backend) | measured | plain | splash | cudnn. measured times
+    # those that fit, at the start, at the size of a microbatch; the run then keeps to the fastest.
+    config.attention = 'auto'
     config.param_dtype = 'float32'  # of the parameters; bfloat16 keeps a float32 master beside them
     config.lora_rank = 0  # of adapters that train while the rest is frozen; 0: everything trains
     config.save_dtype = 'float32'  # of the final policy's files

@@ -74,6 +74,11 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f'objective={config.objective!r}: only steps of rl are planned')
     if len(topologies) > 1 and values.propose:
         raise InputError('--propose searches on one topology: give one')
+    if config.attention == 'measured':
+        print(
+            "attention='measured' is planned as 'auto': nothing can be timed on devices that are "
+            'not here', file=sys.stderr,
+        )
     for topology in topologies:
         find_chip(topology)
     file = locate_policy(config.policy) / CONFIG_FILE

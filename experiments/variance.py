@@ -93,11 +93,16 @@ def measure(config: Any, repeats: int, directions: int) -> dict[str, Any]:
         multiple of the plain one. Squares and variances are in units of `reference`.
 
     Raises:
-        InputError: see `prepare`; two rounds need an even number of branches; no trace makes any
-            progress.
+        InputError: see `prepare`; two rounds need an even number of branches; attention is to be
+            measured, which runs of training do; no trace makes any progress.
     """
     if config.branches % 2:
         raise InputError(f'branches={config.branches} must be even: two rounds ask for halves')
+    if config.attention == 'measured':
+        raise InputError(
+            "attention='measured' is for training, which keeps to what it has measured: give "
+            "attention='auto'"
+        )
     setup = prepare(config)
     key = jax.random.key(config.seed)
     params = setup.policy.params

@@ -30,15 +30,28 @@ ROW_MULTIPLE = 128  # Tokens on a device of a row that a kernel takes, see `take
 
 
 def fastest_kernel(platform: str, config: ModelConfig, *, tokens_split: bool = False) -> str:
-    """The kernel for a backend's name and a network, on a mesh that splits tokens or not.
+    """The kernel for a backend's name and a network, on a mesh that splits tokens or not."""
+    return fitting_kernels(platform, config, tokens_split=tokens_split)[0]
+
+
+def fitting_kernels(
+    platform: str, config: ModelConfig, *, tokens_split: bool = False, parents: bool = False
+) -> tuple[str, ...]:
+    """The kernels that run on a backend, by its name, for a network; 'plain' is the last.
 
     cuDNN caps no scores, and its queries begin where its keys do; so networks that cap (Gemma 2)
-    and split tokens get 'plain' on GPU.
+    and split tokens have 'plain' alone on GPU.
+
+    Args:
+        tokens_split: whether the mesh splits the tokens of rows.
+        parents: whether segments have parents, see `attend_to_self`.
     """
-    if platform == 'tpu':
-        return 'splash'
-    fits = config.attention_cap is None and not tokens_split
-    return 'cudnn' if platform == 'gpu' and fits else 'plain'
+    fits = {
+        'splash': platform == 'tpu' and not parents,
+        'cudnn': platform == 'gpu' and config.attention_cap is None and not tokens_split,
+        'plain': True,
+    }
+    return tuple(kernel for kernel, here in fits.items() if here)
 
 
 def splits_tokens(rows: int, length: int) -> bool:
@@ -106,7 +119,7 @@ def within_segments(segments_XT: jax.Array, parents_XT: jax.Array | None) -> jax
     return seen_XTS
 
 
-def attend_split(
+def attend_plainly(
     q_XHTC: jax.Array,
     k_XKTC: jax.Array,
     v_XKTC: jax.Array,
@@ -115,13 +128,31 @@ def attend_split(
     scale: float | None = None,
     cap: float | None = None,
 ) -> jax.Array:
-    """`attend` of rows to themselves, each device of the mesh in use with its own queries.
+    """`attend` of rows to themselves, causally: the kernel 'plain'.
 
     Args:
-        q_XHTC, k_XKTC, v_XKTC: as in `attend_to_self`.
+        q_XHTC, k_XKTC, v_XKTC: as in `attend_to_self`; rows and tokens are any.
         visible_XTS: bool, what each query sees.
         scale, cap: as in `attend`.
+
+    Returns:
+        [X, H, T, C] in the queries' dtype.
     """
+    if splits_tokens(q_XHTC.shape[0], q_XHTC.shape[2]):
+        return _attend_split(q_XHTC, k_XKTC, v_XKTC, visible_XTS, scale, cap)
+    source = Source(k_XKTC.swapaxes(2, 3), v_XKTC, visible_XTS)
+    return attend(q_XHTC, [source], scale=scale, cap=cap, causal=True)
+
+
+def _attend_split(
+    q_XHTC: jax.Array,
+    k_XKTC: jax.Array,
+    v_XKTC: jax.Array,
+    visible_XTS: jax.Array,
+    scale: float | None,
+    cap: float | None,
+) -> jax.Array:
+    """`attend_plainly`, each device of the mesh in use with its own queries."""
 
     def own(
         q_XHtC: jax.Array, k_XKTC: jax.Array, v_XKTC: jax.Array, visible_XtS: jax.Array

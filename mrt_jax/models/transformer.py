@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from mrt_jax.models.attention import Source, attend, visible
 from mrt_jax.models.attention_kernels import (
     KERNELS,
-    attend_split,
+    attend_plainly,
     attend_to_self,
     splits_tokens,
     takes,
@@ -122,8 +122,8 @@ class Block(nn.Module):
         new_kv = k_XKTC, v_XKTC
         if self.kernel != 'plain':
             mixed_XHTC = self._run_kernel(is_local, q_XHTC, *new_kv, *visible_parts)
-        elif room is None and not context_kv and tokens_split:
-            mixed_XHTC = attend_split(
+        elif room is None and not context_kv:
+            mixed_XHTC = attend_plainly(
                 q_XHTC, *new_kv, *visible_parts, scale=c.score_scale, cap=c.attention_cap
             )
         else:
@@ -134,10 +134,7 @@ class Block(nn.Module):
                 Source(keys, values, seen)
                 for (keys, values), seen in zip((*context_kv, own_kv), visible_parts, strict=True)
             ]
-            mixed_XHTC = attend(
-                q_XHTC, sources, scale=c.score_scale, cap=c.attention_cap,
-                causal=room is None and not context_kv,
-            )
+            mixed_XHTC = attend(q_XHTC, sources, scale=c.score_scale, cap=c.attention_cap)
         mixed_ND = turned(mixed_XHTC.swapaxes(1, 2).reshape(*lead, -1))
         mixed_ND = linear(
             heads, width, ('heads', 'head', 'embed'), c.output_bias, depth_scale, name='output'

@@ -87,7 +87,8 @@ def compile_step(
     What is wrong is raised at once; each program is compiled when it is asked for.
 
     Args:
-        config: as for `train_policy`; its policy is not read.
+        config: as for `train_policy`; its policy is not read. Without devices nothing is timed, so
+            attention='measured' counts as 'auto'.
         model_config: the policy's.
         mesh: from `topology_mesh`.
         names: programs to compile, of `PROGRAMS`.
@@ -105,7 +106,7 @@ def compile_step(
     rows = config.prompts_per_step * config.group_size
     validate_mesh(mesh, model_config, rows=rows, tokens=config.row_tokens, rules=SAMPLING_RULES)
     config = config.copy_and_resolve_references()
-    if config.attention == 'auto':
+    if config.attention in ('auto', 'measured'):
         config.attention = _kernel_of(config, model_config, mesh)
     rows_of_update(config, longest_trace(config))
     return _compile_each(config, make_network(config, model_config), mesh, rows, names)

@@ -81,11 +81,14 @@ def _work_on(
         return list(pool.map(work, items))
 
 
+def from_every_process(own: Result) -> list[Result]:
+    """What each process has, in their order; it can be pickled."""
+    return [own] if jax.process_count() == 1 else _gather(own)
+
+
 def ask_leader(work: Callable[[], Result]) -> Result:
     """The result of the process that leads, for all of them; only that one does the work."""
-    if jax.process_count() == 1:
-        return work()
-    return _gather(work() if leads() else None)[0]
+    return from_every_process(work() if leads() else None)[0]
 
 
 def _gather(own: Any) -> list[Any]:

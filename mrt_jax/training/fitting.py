@@ -17,18 +17,19 @@ from mrt_jax.sharding.rules import batch_sharding
 from mrt_jax.training.objective import SupervisedBatch, supervised_loss
 from mrt_jax.training.resources import SMALLER_UPDATE, fitting_in_memory
 from mrt_jax.training.state import TrainState
-from mrt_jax.training.update import make_update
+from mrt_jax.training.update import check_microbatches, make_update
 from mrt_jax.training.whole_run import Setup
 
 Fit = Callable[[TrainState, Iterable[Demonstration]], tuple[TrainState, dict[str, Any]]]
 
 
 def check_fitting(config: Any) -> None:
-    """Checks the keys of the supervised loss.
+    """Checks the keys of supervised updates.
 
     Raises:
         InputError: names the key and what it may be.
     """
+    check_microbatches(config.rows_per_step, config.microbatch_rows)
     if config.answer_weight <= 0:
         raise InputError(f'answer_weight={config.answer_weight} must be above 0')
     if config.confidence_n < 1:

@@ -24,7 +24,7 @@ def check_network(config: Any) -> None:
     Raises:
         InputError: names the key and what it may be.
     """
-    others = {'remat': tuple(REMAT_POLICIES), 'attention': ('auto', *KERNELS)}
+    others = {'remat': tuple(REMAT_POLICIES), 'attention': ('auto', 'measured', *KERNELS)}
     known = dict.fromkeys(('compute_dtype', 'param_dtype', 'save_dtype'), DTYPES)
     if 'cache_dtype' in config:  # Fine-tuning samples nothing.
         others['cache_dtype'] = CACHE_DTYPES
@@ -68,6 +68,8 @@ def _check_sharing(config: Any, kernel: str) -> None:
 def make_network(config: Any, model_config: ModelConfig) -> Transformer:
     """The network that a run trains.
 
+    With attention='measured' its kernel is 'plain' until `with_measured_kernel` has measured.
+
     Args:
         config: has passed `check_network`.
         model_config: the policy's.
@@ -75,7 +77,7 @@ def make_network(config: Any, model_config: ModelConfig) -> Transformer:
     Raises:
         InputError: its attention kernel cannot show a shared prompt to several traces.
     """
-    kernel = config.attention
+    kernel = 'plain' if config.attention == 'measured' else config.attention
     if kernel == 'auto':
         kernel = fastest_kernel(
             jax.default_backend(), model_config, tokens_split=config.mesh.sequence != 1

@@ -1,5 +1,6 @@
 """Reinforcement learning: rollouts, episodes, meta-prover, credit, update."""
 
+import dataclasses
 import functools
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from mrt_jax.data.iterator import ProblemIterator
 from mrt_jax.models.lora import join
 from mrt_jax.sharding.host_data import on_every_host
 from mrt_jax.training.ahead import RolloutsAhead
+from mrt_jax.training.attention_choice import with_measured_kernel
 from mrt_jax.training.collect import Collected, collect_groups
 from mrt_jax.training.exhibits import exhibits_of, is_due
 from mrt_jax.training.loop import Trainer
@@ -35,10 +37,12 @@ def train_policy(config: Any, workdir: Path) -> bool:
         Whether the last step was reached; else SIGTERM has stopped the run, which can go on.
 
     Raises:
-        InputError: see `prepare`.
+        InputError: see `prepare` and `with_measured_kernel`.
         NonFiniteError, DivergedError, ResourceError: see `run_loop`.
     """
     setup = prepare(config)
+    model = with_measured_kernel(setup.model, config, setup.mesh, workdir)
+    setup = dataclasses.replace(setup, model=model)
     optimizer = setup.optimizer
     shape = {'rows': setup.update_rows, 'microbatch_rows': config.microbatch_rows}
     update = make_update(

@@ -31,6 +31,7 @@ from mrt_jax.sharding.distributed import leads
 from mrt_jax.sharding.host_data import ask_leader
 from mrt_jax.tasks.task import Problem
 from mrt_jax.training import rl_setup
+from mrt_jax.training.attention_choice import with_measured_kernel
 from mrt_jax.training.exhibits import exhibits_of
 from mrt_jax.training.fitting import check_fitting, make_fit
 from mrt_jax.training.iterations import (
@@ -146,10 +147,12 @@ def train_star(config: Any, workdir: Path) -> bool:
         Whether the last step was reached; else SIGTERM has stopped the run, which can go on.
 
     Raises:
-        InputError: see `prepare`; or an iteration has kept nothing.
+        InputError: see `prepare` and `with_measured_kernel`; or an iteration has kept nothing.
         NonFiniteError, DivergedError, ResourceError: see `run_loop`.
     """
     setup = prepare(config)
+    model = with_measured_kernel(setup.model, config, setup.mesh, workdir)
+    setup = dataclasses.replace(setup, sampler=dataclasses.replace(setup.sampler, model=model))
     fit = make_fit(setup, config)
     frozen = setup.policy.params if config.lora_rank else {}
     run = _Run(setup, workdir)

@@ -25,6 +25,7 @@ from mrt_jax.tasks.countdown_tokenizer import (
     countdown_tokenizer,
 )
 from mrt_jax.tasks.task import Problem, Task, get_task
+from mrt_jax.training.attention_choice import with_measured_kernel
 from mrt_jax.training.fitting import (
     check_fitting,
     make_fit,
@@ -160,9 +161,11 @@ def train_supervised(config: Any, workdir: Path) -> bool:
         Whether the last step was reached.
 
     Raises:
-        InputError: see `prepare`.
+        InputError: see `prepare` and `with_measured_kernel`.
     """
     setup = prepare(config)
+    model = with_measured_kernel(setup.model, config, setup.mesh, workdir)
+    setup = dataclasses.replace(setup, model=model)
     fit = make_fit(setup, config)
     epochs = Epochs(setup.kept, (config.seed,)) if setup.kept else None
     problems = None if epochs else setup.task.problems('train')

@@ -256,11 +256,20 @@ def make_scorer(
     return jax.jit(score, in_shardings=(params, *(by_row,) * 4), out_shardings=by_row)
 
 
-def _check_rows(mesh: Mesh, rows: int, microbatch_rows: int) -> None:
+def check_microbatches(rows: int, microbatch_rows: int) -> None:
+    """Checks that the rows of an update are whole microbatches.
+
+    Raises:
+        InputError: they are not.
+    """
     if microbatch_rows < 1 or rows % microbatch_rows:
         raise InputError(
             f'microbatch_rows={microbatch_rows} does not divide the {rows} rows of an update'
         )
+
+
+def _check_rows(mesh: Mesh, rows: int, microbatch_rows: int) -> None:
+    check_microbatches(rows, microbatch_rows)
     if microbatch_rows % row_shards(mesh):
         raise InputError(
             f'microbatch_rows={microbatch_rows} is not a multiple of mesh.data x mesh.fsdp = '

@@ -116,7 +116,11 @@ def test_the_report(config, policy_folder, monkeypatch):
     assert all(tuple(row[0] for row in table.rows) == names for table in tables)
 
 
-def test_an_odd_number_of_branches_is_refused(config):
-    config.branches = 3
-    with pytest.raises(InputError, match='branches=3 must be even'):
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'branches': 3}, 'branches=3 must be even'),
+    ({'attention': 'measured'}, "attention='measured' is for training"),
+])
+def test_what_cannot_be_is_refused(config, changes, message):
+    config.update(changes)
+    with pytest.raises(InputError, match=message):
         variance.measure(config, repeats=4, directions=1)

@@ -10,7 +10,12 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mrt_jax.models.attention import Source, attend, visible
-from mrt_jax.models.attention_kernels import _dot_product, attend_to_self, fastest_kernel
+from mrt_jax.models.attention_kernels import (
+    _dot_product,
+    attend_to_self,
+    fastest_kernel,
+    fitting_kernels,
+)
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.sharding.mesh import make_mesh
@@ -167,5 +172,8 @@ def test_kernels_follow_the_backend():
     assert [fastest_kernel(name, tiny_config(), tokens_split=True) for name in ('gpu', 'tpu')] == [
         'plain', 'splash'
     ]
+    assert fitting_kernels('gpu', tiny_config(), parents=True) == ('cudnn', 'plain')
+    assert fitting_kernels('tpu', tiny_config()) == ('splash', 'plain')
+    assert fitting_kernels('tpu', tiny_config(), parents=True) == ('plain',)
     with pytest.raises(ValueError, match="kernel 'flash'"):
         Transformer(tiny_config(), kernel='flash')

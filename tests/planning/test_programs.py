@@ -8,6 +8,7 @@ import types
 import jax
 import pytest
 
+from experiments import plan
 from mrt_jax.errors import InputError
 from mrt_jax.planning import topologies
 from mrt_jax.planning.chips import CHIPS, chips_of, find_chip
@@ -106,9 +107,21 @@ def test_shared_prompts_are_read_once(row_tokens, spared_prompts):
     )
 
 
-def test_shared_prompts_are_not_planned_with_splash():
+@pytest.mark.parametrize('attention', ['auto', 'measured'])
+def test_shared_prompts_are_not_planned_with_splash(attention):
+    config = make_config(attention=attention, share_prompts=True)
     with pytest.raises(InputError, match='share_prompts=True .* splash, shows no prompt'):
-        compile_step(make_config(attention='auto', share_prompts=True), tiny_config(), make_mesh())
+        compile_step(config, tiny_config(), make_mesh())
+
+
+def test_a_plan_says_that_it_measures_nothing(monkeypatch, capsys):
+    values = types.SimpleNamespace(
+        config=make_config(attention='measured'), topology=['v9:2x2'], output=None, propose=False
+    )
+    monkeypatch.setattr(plan.flags, 'FLAGS', values)
+    with pytest.raises(InputError, match='v9'):
+        plan.main([])
+    assert "attention='measured' is planned as 'auto'" in capsys.readouterr().err
 
 
 def test_programs_that_cannot_be_read_say_so(programs, capsys):

@@ -10,7 +10,13 @@ import pytest
 
 from mrt_jax.errors import InputError
 from mrt_jax.sharding.distributed import join_processes, leads, wait_for_all
-from mrt_jax.sharding.host_data import ask_leader, divide_work, on_every_host, place
+from mrt_jax.sharding.host_data import (
+    ask_leader,
+    divide_work,
+    from_every_process,
+    on_every_host,
+    place,
+)
 from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.sharding.rules import batch_sharding
 
@@ -24,6 +30,7 @@ def test_one_process_is_as_if_there_were_no_others():
     assert on_every_host(tree) is tree
     assert divide_work(lambda item: item * 2, range(3)) == [0, 2, 4]
     assert ask_leader(lambda: 'answer') == 'answer'
+    assert from_every_process('own') == ['own']
     placed = place(tree, batch_sharding(make_mesh(data=4)))['rows']
     assert len(placed.addressable_shards) == 4
     np.testing.assert_array_equal(placed, tree['rows'])
