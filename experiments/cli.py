@@ -184,7 +184,9 @@ def define_policy_flags() -> None:
     flags.DEFINE_string('policy', None, 'Policy folder.', required=True)
     flags.DEFINE_string('mesh', '', MESH_HELP)
     flags.DEFINE_enum(
-        'dtype', 'float32', ['float32', 'bfloat16'], 'Type of parameters and activations.'
+        'dtype', 'float32', ['float32', 'bfloat16', 'bfloat16_products'],
+        'Type of parameters and activations; bfloat16_products is float32, with the operands of '
+        'products rounded: the fast choice on a CPU that multiplies bfloat16.',
     )
 
 
@@ -197,14 +199,16 @@ def load(
         InputError: the devices do not make up the mesh, or the folder is not a policy.
     """
     # JAX takes a second to import; a mistake in the flags should not have to wait for it.
+    from mrt_jax.models.precision import precision_on
     from mrt_jax.models.transformer import Transformer
     from mrt_jax.policies.load import load_policy
     from mrt_jax.sharding.mesh import make_mesh
 
     sizes: dict[str, Any] = dict(axes or {})
     mesh = make_mesh(**sizes)
-    policy = load_policy(folder, mesh, dtype, need_tokenizer)
-    return mesh, policy, Transformer(policy.config, dtype=dtype)
+    precision = precision_on(dtype, mesh)
+    policy = load_policy(folder, mesh, precision.dtype, need_tokenizer)
+    return mesh, policy, Transformer(policy.config, **precision._asdict())
 
 
 def check_output(file: str | Path) -> Path:

@@ -26,13 +26,22 @@ GEMMA = dict(
 
 
 def tiny_model(
-    *, seed: int = 0, dtype: str = 'float32', remat: str = 'none', lora_rank: int = 0, **changes
+    *,
+    seed: int = 0,
+    dtype: str = 'float32',
+    product_dtype: str | None = None,
+    remat: str = 'none',
+    lora_rank: int = 0,
+    **changes,
 ):
     """A tiny model and random parameters, biases and scales too: (model, params).
 
     The numbers are NumPy's: to compile `init_params` takes longer than most tests.
     """
-    model = Transformer(tiny_config(**changes), dtype=dtype, remat=remat, lora_rank=lora_rank)
+    model = Transformer(
+        tiny_config(**changes), dtype=dtype, product_dtype=product_dtype, remat=remat,
+        lora_rank=lora_rank,
+    )
     rng = np.random.default_rng(seed)
     deviations = dict(scale=0.1, bias=0.1, embedding=0.1, unembedding=0.1)
 

@@ -33,6 +33,7 @@ def define_flags() -> None:
     flags.DEFINE_integer('group', 1, 'Completions of each prompt; at least 2 for steps of GRPO.', 1)
     flags.DEFINE_integer('prompt_tokens', 128, 'Tokens of a prompt.', 2)
     flags.DEFINE_list('new_tokens', ['64', '256'], 'Tokens of a completion; a comparison each.')
+    flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'What all compute in.')
     flags.DEFINE_integer('runs', 2, 'Runs that are timed; the fastest counts.', 1)
 
 
@@ -88,7 +89,7 @@ def _run(module: str, python: str, new_tokens: int) -> dict[str, Any]:
         python, '-m', f'experiments.peers.{module}', f'--folder={values.folder}',
         f'--batch={values.batch}', f'--group={values.group}',
         f'--prompt_tokens={values.prompt_tokens}', f'--new_tokens={new_tokens}',
-        f'--runs={values.runs}',
+        f'--dtype={values.dtype}', f'--runs={values.runs}',
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

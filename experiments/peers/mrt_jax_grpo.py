@@ -8,10 +8,12 @@ import numpy as np
 import optax
 
 from experiments import cli
+from experiments.peers.mrt_jax_rollouts import OWN_NAMES
 from experiments.peers.request import read_request, report
 from mrt_jax.kernels.surrogate import token_weights
 from mrt_jax.methods.credit import CreditConfig, Outcomes
 from mrt_jax.methods.packing import plan_rows, shared_prompts
+from mrt_jax.models.precision import PRECISIONS
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.load import load_policy
 from mrt_jax.sampling.phases import Budget, Terminals
@@ -30,7 +32,7 @@ def main() -> None:
     request = read_request()
     mesh = make_mesh()
     policy = load_policy(str(request.folder), mesh, 'float32')
-    model = Transformer(policy.config)
+    model = Transformer(policy.config, **PRECISIONS[OWN_NAMES[request.dtype]]._asdict())
     rows, prompt_slots = len(request.prompts), len(request.prompts[0])
     prompts = encode_prompts(request.prompts, prompt_slots)
     optimizer = optax.adamw(1e-4)

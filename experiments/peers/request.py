@@ -2,7 +2,9 @@
 
 Two things are compared: sampling completions, and whole steps of GRPO. A step samples a group of
 completions of each prompt, rewards each by its share of even token ids, and takes one AdamW step on
-the clipped surrogate with the k3 penalty towards the first policy, all in float32.
+the clipped surrogate with the k3 penalty towards the first policy. Both are compared in float32 and
+in bfloat16, which is for each contestant what it does itself when told so: samplers round weights
+and activations, ours on a CPU the operands of products only, as TRL's mixed precision does.
 """
 
 import argparse
@@ -24,6 +26,7 @@ class Request:
         prompts: token ids, all of one length, each as often as it has completions.
         group: completions of each prompt.
         new_tokens: of each completion.
+        dtype: 'float32' or 'bfloat16'.
         runs: that are timed, behind one that is not.
     """
 
@@ -31,6 +34,7 @@ class Request:
     prompts: list[list[int]]
     group: int
     new_tokens: int
+    dtype: str
     runs: int
 
     @property
@@ -47,6 +51,7 @@ def read_request() -> Request:
     parser.add_argument('--group', type=int, default=1)
     parser.add_argument('--prompt_tokens', type=int, required=True)
     parser.add_argument('--new_tokens', type=int, required=True)
+    parser.add_argument('--dtype', choices=('float32', 'bfloat16'), required=True)
     parser.add_argument('--runs', type=int, required=True)
     flags = parser.parse_args()
     vocabulary = json.loads((flags.folder / 'config.json').read_text())['vocab_size']
@@ -54,7 +59,9 @@ def read_request() -> Request:
         parser.error(f'--batch={flags.batch} is no multiple of --group={flags.group}')
     shape = flags.batch // flags.group, flags.prompt_tokens
     ids = np.random.default_rng(0).integers(3, vocabulary, shape).repeat(flags.group, axis=0)
-    return Request(flags.folder, ids.tolist(), flags.group, flags.new_tokens, flags.runs)
+    return Request(
+        flags.folder, ids.tolist(), flags.group, flags.new_tokens, flags.dtype, flags.runs
+    )
 
 
 def report(name: str, version: str, request: Request, sample: Callable[[], int]) -> None:

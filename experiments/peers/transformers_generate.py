@@ -11,7 +11,9 @@ from experiments.peers.request import read_request, report
 
 def main() -> None:
     request = read_request()
-    model = transformers.AutoModelForCausalLM.from_pretrained(request.folder, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        request.folder, dtype=getattr(torch, request.dtype)
+    )
     model.eval()
     prompts = torch.tensor(request.prompts)
     options = transformers.GenerationConfig(

@@ -40,8 +40,8 @@ def main() -> None:
             model=model,
             reward_funcs=reward,
             args=trl.GRPOConfig(
-                output_dir=folder, use_cpu=True, bf16=False, fp16=False, report_to=[],
-                save_strategy='no', logging_steps=1_000_000, disable_tqdm=True,
+                output_dir=folder, use_cpu=True, bf16=request.dtype == 'bfloat16', fp16=False,
+                report_to=[], save_strategy='no', logging_steps=1_000_000, disable_tqdm=True,
                 per_device_train_batch_size=len(request.prompts), num_generations=request.group,
                 steps_per_generation=1, num_iterations=1, max_steps=clock.steps,
                 max_completion_length=request.new_tokens, learning_rate=1e-4,

@@ -47,7 +47,7 @@ def load(request: Request) -> tuple[llama3.Llama3, llama3.ModelConfig]:
         norm_eps=config['rms_norm_eps'], weight_tying=config['tie_word_embeddings'],
     )
     model = llama3_params.create_model_from_safe_tensors(
-        str(request.folder), shape, dtype=jnp.float32
+        str(request.folder), shape, dtype=jnp.dtype(request.dtype)
     )
     return model, shape
 

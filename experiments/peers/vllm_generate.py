@@ -20,8 +20,8 @@ from experiments.peers.request import read_request, report
 def main() -> None:
     request = read_request()
     engine = vllm.LLM(
-        model=str(request.folder), skip_tokenizer_init=True, dtype='float32', enforce_eager=True,
-        max_model_len=len(request.prompts[0]) + request.new_tokens + 8,
+        model=str(request.folder), skip_tokenizer_init=True, dtype=request.dtype,
+        enforce_eager=True, max_model_len=len(request.prompts[0]) + request.new_tokens + 8,
         max_num_seqs=len(request.prompts), enable_prefix_caching=False,
     )
     options = vllm.SamplingParams(

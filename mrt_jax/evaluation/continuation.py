@@ -15,6 +15,7 @@ from mrt_jax.errors import InputError
 from mrt_jax.kernels.episodes import find_marker, whole_length
 from mrt_jax.kernels.matcher import StringMatcher, build_matcher
 from mrt_jax.methods.experience import Reader, reader_of
+from mrt_jax.models.precision import precision_on
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.complete import Completion, Request, complete
 from mrt_jax.policies.policy import Policy
@@ -289,13 +290,14 @@ def make_continuer(
     """Makes a policy ready to go on; see `Continuer`.
 
     Raises:
-        InputError: the policy has no tokenizer or no chat template.
+        InputError: the policy has no tokenizer or no chat template; see `precision_on`.
     """
+    mesh = make_mesh() if mesh is None else mesh
     return Continuer(
         policy=policy,
         reader=reader_of(policy, task),
-        model=Transformer(policy.config, dtype=dtype),
-        mesh=make_mesh() if mesh is None else mesh,
+        model=Transformer(policy.config, **precision_on(dtype, mesh)._asdict()),
+        mesh=mesh,
         sampling=sampling,
         branches=branches,
         max_answer_tokens=max_answer_tokens,

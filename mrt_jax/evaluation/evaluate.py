@@ -14,6 +14,7 @@ from mrt_jax.methods.experience import Experience, Reader, explore, reader_of
 from mrt_jax.methods.prover import Proof, prove
 from mrt_jax.methods.trace_text import episode_texts
 from mrt_jax.models.config import ModelConfig
+from mrt_jax.models.precision import precision_on
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.planning.trace_work import proof_work, trace_flops
 from mrt_jax.policies.policy import Policy
@@ -67,14 +68,15 @@ def evaluate_policy(
         batch_size: traces decoded together, rounded up to a multiple of the mesh's row shards;
             memory grows with it.
         mesh: None takes one device.
-        dtype: of activations.
+        dtype: a name of `PRECISIONS`.
         on_batch: called with the numbers of traces done and to do.
 
     Returns:
         Records in the order of the problems, samples of a problem together.
 
     Raises:
-        InputError: no problem, or prompt, thought and answer exceed the policy's context.
+        InputError: no problem; prompt, thought and answer exceed the policy's context; or see
+            `precision_on`.
     """
     if not problems:
         raise InputError('no problems to evaluate on')
@@ -84,7 +86,7 @@ def evaluate_policy(
     _check_context(policy, reader, slots, budget)
     mesh = make_mesh() if mesh is None else mesh
     sampling = SamplingConfig() if sampling is None else sampling
-    model = Transformer(policy.config, dtype=dtype)
+    model = Transformer(policy.config, **precision_on(dtype, mesh)._asdict())
     rows = fill_rows(batch_size, mesh, SAMPLING_RULES)
     todo = [(problem, sample) for problem in problems for sample in range(num_samples)]
     records: list[TraceRecord] = []

@@ -2,10 +2,19 @@
 
 import functools
 import math
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+
+from mrt_jax.kernels.products import multiply_operands, round_operand
+
+
+class _Rounded(NamedTuple):
+    """The output layer and its transpose, as operands of rounded products."""
+
+    kernel_DV: jax.Array
+    kernel_VD: jax.Array
 
 
 def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
@@ -24,6 +33,7 @@ def token_logprobs(
     cap: float | None = None,
     chunk: int | None = None,
     parts: int = 1,
+    product_dtype: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Natural log-probability of each target and entropy of its distribution, at temperature 1.
 
@@ -39,6 +49,8 @@ def token_logprobs(
         chunk: tokens of all rows in a window, rounded down to whole columns and up to one; None
             takes as many as have 2^25 logits, 128 MiB, but from 128 to 1024, for each part.
         parts: on different devices, that the rows lie in.
+        product_dtype: what operands of products are rounded to, see `kernels.products`; None for
+            the hidden states' dtype.
 
     Returns:
         logprobs_BT, entropies_BT: float32.
@@ -51,6 +63,11 @@ def token_logprobs(
     width = -(-some // count)  # As even as they can be: what fills up is wasted.
     missing = -columns % width
     kernel_DV = unembedding_DV.astype(hidden_BTD.dtype)
+    rounded = None
+    if product_dtype is not None:
+        rounded = _Rounded(
+            round_operand(kernel_DV, product_dtype), round_operand(kernel_DV.T, product_dtype)
+        )
 
     def windows(x: jax.Array) -> jax.Array:
         padded = jnp.pad(x, ((0, 0), (0, missing), *((0, 0),) * (x.ndim - 2)))
@@ -59,7 +76,7 @@ def token_logprobs(
     def score(
         carry: None, window: tuple[jax.Array, jax.Array]
     ) -> tuple[None, tuple[jax.Array, jax.Array]]:
-        scored = _score(cap, kernel_DV, *window)
+        scored = _score(cap, kernel_DV, rounded, *window)
         return carry, cast('tuple[jax.Array, jax.Array]', scored)
 
     _, scored = jax.lax.scan(score, None, (windows(hidden_BTD), windows(targets_BT)))
@@ -71,15 +88,31 @@ def token_logprobs(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _score(
-    cap: float | None, kernel_DV: jax.Array, hidden_BWD: jax.Array, targets_BW: jax.Array
+    cap: float | None,
+    kernel_DV: jax.Array,
+    rounded: _Rounded | None,
+    hidden_BWD: jax.Array,
+    targets_BW: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """`token_logprobs` of one window."""
-    scored, _ = _score_forward(cap, kernel_DV, hidden_BWD, targets_BW)
+    """`token_logprobs` of one window; the derivative is that of the kernel, rounded or not."""
+    scored, _ = _score_forward(cap, kernel_DV, rounded, hidden_BWD, targets_BW)
     return scored
 
 
-def _logits(cap: float | None, kernel_DV: jax.Array, hidden_BWD: jax.Array) -> jax.Array:
-    return soft_cap(jnp.dot(hidden_BWD, kernel_DV, preferred_element_type=jnp.float32), cap)
+def _logits(
+    cap: float | None, kernel_DV: jax.Array, rounded: _Rounded | None, hidden_BWD: jax.Array
+) -> jax.Array:
+    if rounded is None:
+        logits_BWV = jnp.dot(hidden_BWD, kernel_DV, preferred_element_type=jnp.float32)
+    else:
+        logits_BWV = _multiply_rows(hidden_BWD, rounded.kernel_DV)
+    return soft_cap(logits_BWV, cap)
+
+
+def _multiply_rows(x_BWK: jax.Array, operand_KM: jax.Array) -> jax.Array:
+    """Product with an operand, of the other rounded like it: float32[B, W, M]."""
+    rows_NK = round_operand(x_BWK.reshape(-1, x_BWK.shape[-1]), operand_KM.dtype.name)
+    return multiply_operands(rows_NK, operand_KM).reshape(*x_BWK.shape[:-1], -1)
 
 
 def _sum_both(x_BWV: jax.Array, y_BWV: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -102,9 +135,13 @@ def _sum_both(x_BWV: jax.Array, y_BWV: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 def _score_forward(
-    cap: float | None, kernel_DV: jax.Array, hidden_BWD: jax.Array, targets_BW: jax.Array
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
-    logits_BWV = _logits(cap, kernel_DV, hidden_BWD)
+    cap: float | None,
+    kernel_DV: jax.Array,
+    rounded: _Rounded | None,
+    hidden_BWD: jax.Array,
+    targets_BW: jax.Array,
+) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
+    logits_BWV = _logits(cap, kernel_DV, rounded, hidden_BWD)
     highest_BW1 = logits_BWV.max(axis=-1, keepdims=True)
     below_BWV = logits_BWV - highest_BW1
     weights_BWV = jnp.exp(below_BWV)
@@ -113,20 +150,20 @@ def _score_forward(
     entropies_BW = logarithm_BW - moment_BW / total_BW
     chosen_BW1 = jnp.take_along_axis(logits_BWV, targets_BW[..., None], axis=-1)
     logprobs_BW = (chosen_BW1 - highest_BW1)[..., 0] - logarithm_BW
-    kept = kernel_DV, hidden_BWD, targets_BW, highest_BW1, logarithm_BW, entropies_BW
+    kept = kernel_DV, rounded, hidden_BWD, targets_BW, highest_BW1, logarithm_BW, entropies_BW
     return (logprobs_BW, entropies_BW), kept
 
 
 def _score_backward(
-    cap: float | None, kept: tuple[jax.Array, ...], gradients: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array, None]:
+    cap: float | None, kept: tuple[Any, ...], gradients: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, None, jax.Array, None]:
     """In closed form: with z the logits, p their distribution and H its entropy,
 
     d log p_y / d z_v = [v = y] - p_v and d H / d z_v = -p_v (log p_v + H).
     """
-    kernel_DV, hidden_BWD, targets_BW, highest_BW1, logarithm_BW, entropies_BW = kept
+    kernel_DV, rounded, hidden_BWD, targets_BW, highest_BW1, logarithm_BW, entropies_BW = kept
     of_logprob_BW1, of_entropy_BW1 = (gradient[..., None] for gradient in gradients)
-    logits_BWV = _logits(cap, kernel_DV, hidden_BWD)
+    logits_BWV = _logits(cap, kernel_DV, rounded, hidden_BWD)
     logprobs_BWV = (logits_BWV - highest_BW1) - logarithm_BW[..., None]
     surplus_BWV = of_logprob_BW1 + of_entropy_BW1 * (logprobs_BWV + entropies_BW[..., None])
     is_target_BWV = jnp.arange(kernel_DV.shape[1]) == targets_BW[..., None]
@@ -134,14 +171,22 @@ def _score_backward(
     of_logits_BWV -= jnp.exp(logprobs_BWV) * surplus_BWV
     if cap is not None:
         of_logits_BWV *= 1 - jnp.square(logits_BWV / cap)
-    of_logits_BWV = of_logits_BWV.astype(hidden_BWD.dtype)
-    of_kernel_DV = jnp.einsum(
-        'bwd,bwv->dv', hidden_BWD, of_logits_BWV, preferred_element_type=jnp.float32
-    )
-    of_hidden_BWD = jnp.einsum(
-        'bwv,dv->bwd', of_logits_BWV, kernel_DV, preferred_element_type=jnp.float32
-    )
-    return of_kernel_DV.astype(kernel_DV.dtype), of_hidden_BWD.astype(hidden_BWD.dtype), None
+    if rounded is None:
+        of_logits_BWV = of_logits_BWV.astype(hidden_BWD.dtype)
+        of_kernel_DV = jnp.einsum(
+            'bwd,bwv->dv', hidden_BWD, of_logits_BWV, preferred_element_type=jnp.float32
+        )
+        of_hidden_BWD = jnp.einsum(
+            'bwv,dv->bwd', of_logits_BWV, kernel_DV, preferred_element_type=jnp.float32
+        )
+    else:
+        dtype, width = rounded.kernel_VD.dtype.name, hidden_BWD.shape[-1]
+        of_logits_NV = round_operand(of_logits_BWV.reshape(-1, of_logits_BWV.shape[-1]), dtype)
+        hidden_DN = round_operand(hidden_BWD.reshape(-1, width).T, dtype)
+        of_kernel_DV = multiply_operands(hidden_DN, of_logits_NV)
+        of_hidden_BWD = multiply_operands(of_logits_NV, rounded.kernel_VD).reshape(hidden_BWD.shape)
+    of_kernel_DV = of_kernel_DV.astype(kernel_DV.dtype)
+    return of_kernel_DV, None, of_hidden_BWD.astype(hidden_BWD.dtype), None
 
 
 _score.defvjp(_score_forward, _score_backward)

@@ -29,26 +29,39 @@ KERNELS = ('plain', 'splash', 'cudnn')
 ROW_MULTIPLE = 128  # Tokens on a device of a row that a kernel takes, see `takes`.
 
 
-def fastest_kernel(platform: str, config: ModelConfig, *, tokens_split: bool = False) -> str:
+def fastest_kernel(
+    platform: str, config: ModelConfig, *, dtype: str, tokens_split: bool = False
+) -> str:
     """The kernel for a backend's name and a network, on a mesh that splits tokens or not."""
-    return fitting_kernels(platform, config, tokens_split=tokens_split)[0]
+    return fitting_kernels(platform, config, dtype=dtype, tokens_split=tokens_split)[0]
 
 
 def fitting_kernels(
-    platform: str, config: ModelConfig, *, tokens_split: bool = False, parents: bool = False
+    platform: str,
+    config: ModelConfig,
+    *,
+    dtype: str,
+    tokens_split: bool = False,
+    parents: bool = False,
 ) -> tuple[str, ...]:
     """The kernels that run on a backend, by its name, for a network; 'plain' is the last.
 
-    cuDNN caps no scores, and its queries begin where its keys do; so networks that cap (Gemma 2)
-    and split tokens have 'plain' alone on GPU.
+    cuDNN takes half precision only and caps no scores, and its queries begin where its keys do; so
+    float32, networks that cap (Gemma 2) and split tokens have 'plain' alone on GPU.
 
     Args:
+        platform: the backend's name.
+        config: the policy's.
+        dtype: of activations.
         tokens_split: whether the mesh splits the tokens of rows.
         parents: whether segments have parents, see `attend_to_self`.
     """
     fits = {
         'splash': platform == 'tpu' and not parents,
-        'cudnn': platform == 'gpu' and config.attention_cap is None and not tokens_split,
+        'cudnn': (
+            platform == 'gpu' and dtype == 'bfloat16' and config.attention_cap is None
+            and not tokens_split
+        ),
         'plain': True,
     }
     return tuple(kernel for kernel, here in fits.items() if here)

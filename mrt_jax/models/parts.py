@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mrt_jax.kernels.products import multiply_operands, multiply_rounded, round_operand
 from mrt_jax.models.lora import DOWN, UP
 
 
@@ -45,6 +46,7 @@ class Linear(nn.Module):
         scale: multiplies the standard deviation 1 / sqrt(fan in) of fresh kernels.
         lora_rank: rank of the adapter, see `models.lora`; 0 for none.
         columns: multiplies [inputs, N] to [outputs, N], by a kernel whose outputs come first.
+        product_dtype: what operands of the product are rounded to; None for the dtype of the rows.
     """
 
     in_shape: tuple[int, ...]
@@ -54,6 +56,7 @@ class Linear(nn.Module):
     scale: float = 1.0
     lora_rank: int = 0
     columns: bool = False
+    product_dtype: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -69,7 +72,11 @@ class Linear(nn.Module):
             'kernel', nn.with_logical_partitioning(initializer, self.axes),
             (*self.in_shape, *self.out_shape), jnp.float32,
         )
-        y = x @ kernel.reshape(x.shape[-1], -1).astype(x.dtype)
+        kernel_DF = kernel.reshape(x.shape[-1], -1)
+        if self.product_dtype is None:
+            y = x @ kernel_DF.astype(x.dtype)
+        else:
+            y = multiply_rounded(x, kernel_DF, self.product_dtype).astype(x.dtype)
         if self.bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[inputs:])
             bias = self.param('bias', zeros, self.out_shape, jnp.float32)
@@ -79,9 +86,13 @@ class Linear(nn.Module):
         return y
 
     def _multiply_columns(self, x_DN: jax.Array) -> jax.Array:
-        kernel = self.get_variable('params', 'kernel')
+        kernel_FD = self.get_variable('params', 'kernel').reshape(-1, x_DN.shape[0])
+        if self.product_dtype is None:
+            y_FN = kernel_FD @ x_DN
+        else:
+            y_FN = multiply_operands(kernel_FD, round_operand(x_DN, self.product_dtype))
         # Where rows are wanted of it, the compiler would turn the product around again.
-        y_FN = jax.lax.optimization_barrier(kernel.reshape(-1, x_DN.shape[0]) @ x_DN)
+        y_FN = jax.lax.optimization_barrier(y_FN)
         if self.bias:
             y_FN += self.get_variable('params', 'bias').reshape(-1, 1)
         if self.lora_rank:

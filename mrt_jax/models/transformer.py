@@ -70,6 +70,7 @@ class Block(nn.Module):
     lora_rank: int = 0
     kernel: str = 'plain'
     columns: bool = False
+    product_dtype: str | None = None
 
     @nn.compact
     def __call__(
@@ -81,7 +82,10 @@ class Block(nn.Module):
         room: tuple[KV, jax.Array | int] | None = None,
     ) -> tuple[jax.Array, KV]:
         c = self.config
-        linear = functools.partial(Linear, lora_rank=self.lora_rank, columns=self.columns)
+        linear = functools.partial(
+            Linear, lora_rank=self.lora_rank, columns=self.columns,
+            product_dtype=self.product_dtype,
+        )
         rows, length, _ = x_XTD.shape
         width, ffn = (c.width,), (c.ffn_width,)
         heads, kv_heads = (c.num_heads, c.head_width), (c.num_kv_heads, c.head_width)
@@ -179,6 +183,8 @@ class Transformer(nn.Module):
         cache_dtype: of keys and values that are kept, of `CACHE_DTYPES`.
         columns: whether it decodes on one CPU: layers multiply [outputs, inputs] by [inputs, N],
             and rotations are computed once a step; see `for_decoding`.
+        product_dtype: what the operands of products with parameters are rounded to, see
+            `kernels.products`; on one CPU only. None: they have `dtype`.
     """
 
     config: ModelConfig
@@ -189,6 +195,7 @@ class Transformer(nn.Module):
     kernel: str = 'plain'
     cache_dtype: str = COMPUTE
     columns: bool = False
+    product_dtype: str | None = None
 
     def __post_init__(self) -> None:
         if self.kernel not in KERNELS:
@@ -232,13 +239,16 @@ class Transformer(nn.Module):
             room: earlier keys and values to which those of the tokens are added first.
 
         Raises:
-            ValueError: parents without segments; while tracing.
+            ValueError: parents without segments, or rounded products elsewhere than on one CPU;
+                while tracing.
 
         Returns:
             hidden_XTD after the final norm, in the compute dtype, and the room's cache with the
             tokens in it; without room the rotated keys and values of the tokens.
         """
         c = self.config
+        if self.product_dtype is not None and not on_one_cpu():
+            raise ValueError("products are rounded on one CPU only: give dtype='bfloat16' alone")
         if parents_XT is not None and segments_XT is None:
             raise ValueError('parents_XT are numbers of segments: give segments_XT as well')
         small = nn.initializers.normal(0.02)
@@ -324,7 +334,7 @@ class Transformer(nn.Module):
             in_axes=(nn.broadcast, 0),
             length=c.num_layers,
             metadata_params={nn.PARTITION_NAME: 'layers'},
-        )(c, self.lora_rank, kernel, name='layers')
+        )(c, self.lora_rank, kernel, product_dtype=self.product_dtype, name='layers')
         x_XTD, stacked = layers(x_XTD, views, are_local)
         return x_XTD, _unstack(stacked, c.num_layers)
 
@@ -337,7 +347,9 @@ class Transformer(nn.Module):
     ) -> tuple[jax.Array, NewKV]:
         """All layers, a program for each: their parameters and caches are read where they lie."""
         c = self.config
-        block = Block(c, self.lora_rank, columns=self.columns, parent=None)
+        block = Block(
+            c, self.lora_rank, columns=self.columns, product_dtype=self.product_dtype, parent=None
+        )
         layers = self.get_variable('params', 'layers')
         if not isinstance(layers, tuple):
             layers = _unstack(layers, c.num_layers)
@@ -361,12 +373,15 @@ def for_decoding(model: Transformer, params: Any) -> tuple[Transformer, Any]:
     stack, and on a mesh whole along the axis that training splits by width: a loop would else cut
     the stack, cast it, and gather it from all devices, at every step. On one CPU the network
     multiplies columns and kernels lie transposed: XLA computes products with a few rows up to a
-    third faster so. Samplers then keep keys in blocks, see `cache.split_keys`.
+    third faster so. Samplers then keep keys in blocks, see `cache.split_keys`. Where products are
+    rounded, so are kernels; an output layer that is the embedding becomes a copy of its own.
     """
     columns = on_one_cpu()
 
     def prepare(path: tuple[Any, ...], param: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-        if path[-1].key != 'scale':  # Norms are float32.
+        if path[-1].key in ('kernel', 'unembedding'):
+            param = param.astype(model.product_dtype or model.dtype)
+        elif path[-1].key != 'scale':  # Norms are float32.
             param = param.astype(model.dtype)
         param = nn.with_logical_constraint(
             param, tuple(None if axis == 'embed' else axis for axis in axes)
@@ -379,7 +394,10 @@ def for_decoding(model: Transformer, params: Any) -> tuple[Transformer, Any]:
             return param.transpose(0, *range(outputs, len(axes)), *range(1, outputs))
         return param
 
+    embedding_VD = params['embedding']
     params = jax.tree_util.tree_map_with_path(prepare, params, logical_axes(model))
+    if model.product_dtype and model.config.tie_embeddings:
+        params['unembedding'] = embedding_VD.astype(model.product_dtype)
     layers = _unstack(params['layers'], model.config.num_layers)
     return model.clone(columns=columns), {**params, 'layers': layers}
 

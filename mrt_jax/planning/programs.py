@@ -15,6 +15,7 @@ from mrt_jax.models.attention_kernels import fastest_kernel
 from mrt_jax.models.cache import INT8
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.lora import split
+from mrt_jax.models.precision import PRECISIONS, precision_on
 from mrt_jax.models.transformer import Transformer, abstract_params, logical_axes
 from mrt_jax.planning.topologies import describe_devices
 from mrt_jax.planning.work import Work, prover_work, rollout_work, update_work
@@ -99,6 +100,7 @@ def compile_step(
     if unknown := [name for name in names if name not in PROGRAMS]:
         raise InputError(f'--programs={unknown[0]}: a step has {", ".join(PROGRAMS)}')
     check_network(config)
+    precision_on(config.compute_dtype, mesh)
     if config.credit == 'prefix':
         raise InputError("credit='prefix' is not planned: its rollouts begin behind prefixes")
     if config.rollout_slots:
@@ -117,7 +119,7 @@ def _kernel_of(config: Any, model_config: ModelConfig, mesh: Mesh) -> str:
     platform = mesh.devices.flat[0].platform
     return fastest_kernel(
         'tpu' if platform == 'cpu' else platform, model_config,
-        tokens_split=config.mesh.sequence != 1,
+        dtype=PRECISIONS[config.compute_dtype].dtype, tokens_split=config.mesh.sequence != 1,
     )
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mrt_jax.kernels.logprobs import soft_cap
+from mrt_jax.kernels.products import multiply_operands, round_operand
 from mrt_jax.models.cache import Context, KVCache, NewKV, Room
 from mrt_jax.models.transformer import Transformer, unembedding
 
@@ -49,8 +50,11 @@ def next_logits(model: Transformer, params: Any, hidden_XD: jax.Array) -> jax.Ar
         hidden_XD: of the last tokens read.
     """
     if model.columns:
-        rows_VD = params['embedding' if model.config.tie_embeddings else 'unembedding']
-        logits_VX = jnp.dot(rows_VD, hidden_XD.T, preferred_element_type=jnp.float32)
+        rows_VD = params.get('unembedding', params['embedding'])
+        columns_DX = hidden_XD.T
+        if model.product_dtype:
+            columns_DX = round_operand(columns_DX, model.product_dtype)
+        logits_VX = multiply_operands(rows_VD, columns_DX)
         # Without it the compiler turns the product around again.
         logits_XV = jax.lax.optimization_barrier(logits_VX).T
     else:

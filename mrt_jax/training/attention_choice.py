@@ -45,7 +45,7 @@ def with_measured_kernel(model: Transformer, config: Any, mesh: Mesh, workdir: P
     """
     if config.attention != 'measured':
         return model
-    attention = attention_of(config, model.config)
+    attention = attention_of(config, model)
     platform = jax.default_backend()
     kernels = kernels_in_race(platform, model.config, attention, mesh)
     if kernels == ('plain',):

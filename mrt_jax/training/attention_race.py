@@ -19,6 +19,7 @@ from mrt_jax.models.attention_kernels import (
     within_segments,
 )
 from mrt_jax.models.config import ModelConfig
+from mrt_jax.models.transformer import Transformer
 from mrt_jax.sharding.host_data import from_every_process
 from mrt_jax.sharding.rules import partition_spec, use_mesh
 from mrt_jax.training.compile_clock import CompileClock
@@ -88,14 +89,14 @@ class Programs(NamedTuple):
     attend: Any
 
 
-def attention_of(config: Any, model_config: ModelConfig) -> Attention:
+def attention_of(config: Any, model: Transformer) -> Attention:
     """What the updates of a run attend to.
 
     Args:
         config: of the run.
-        model_config: the policy's.
+        model: its network.
     """
-    c = model_config
+    c = model.config
     are_local = c.local_layers or (c.sliding_window is not None,) * c.num_layers
     local = sum(are_local)
     layers = (c.sliding_window, local), (None, c.num_layers - local)
@@ -103,7 +104,7 @@ def attention_of(config: Any, model_config: ModelConfig) -> Attention:
         rows=config.microbatch_rows, tokens=config.row_tokens, heads=c.num_heads,
         kv_heads=c.num_kv_heads, head_width=c.head_width,
         layers=tuple((window, number) for window, number in layers if number),
-        scale=c.score_scale, cap=c.attention_cap, dtype=config.compute_dtype,
+        scale=c.score_scale, cap=c.attention_cap, dtype=model.dtype,
         parents=config.get('share_prompts', False),  # Fine-tuning shares none.
     )
 
@@ -113,8 +114,8 @@ def kernels_in_race(
 ) -> tuple[str, ...]:
     """The kernels that fit a backend, a policy and its microbatches; 'plain' is the last."""
     fitting = fitting_kernels(
-        platform, model_config, tokens_split=mesh.shape['sequence'] != 1,
-        parents=attention.parents,
+        platform, model_config, dtype=attention.dtype,
+        tokens_split=mesh.shape['sequence'] != 1, parents=attention.parents,
     )
     with use_mesh(mesh):
         return tuple(

@@ -12,6 +12,7 @@ from mrt_jax.errors import InputError
 from mrt_jax.models.attention_kernels import KERNELS, ROW_MULTIPLE, fastest_kernel
 from mrt_jax.models.cache import CACHE_DTYPES, COMPUTE
 from mrt_jax.models.config import ModelConfig
+from mrt_jax.models.precision import PRECISIONS, precision_on
 from mrt_jax.models.transformer import REMAT_POLICIES, Transformer
 from mrt_jax.training.optimizer import OptimizerConfig, make_optimizer
 
@@ -24,13 +25,21 @@ def check_network(config: Any) -> None:
     Raises:
         InputError: names the key and what it may be.
     """
-    others = {'remat': tuple(REMAT_POLICIES), 'attention': ('auto', 'measured', *KERNELS)}
-    known = dict.fromkeys(('compute_dtype', 'param_dtype', 'save_dtype'), DTYPES)
+    others = {
+        'compute_dtype': tuple(PRECISIONS), 'remat': tuple(REMAT_POLICIES),
+        'attention': ('auto', 'measured', *KERNELS),
+    }
+    known = dict.fromkeys(('param_dtype', 'save_dtype'), DTYPES)
     if 'cache_dtype' in config:  # Fine-tuning samples nothing.
         others['cache_dtype'] = CACHE_DTYPES
     for key, values in {**known, **others}.items():
         if config[key] not in values:
             raise InputError(f'{key}={config[key]!r} is unknown; known: {", ".join(values)}')
+    if config.attention == 'cudnn' and config.compute_dtype != 'bfloat16':
+        raise InputError(
+            f"attention='cudnn' with compute_dtype={config.compute_dtype!r}: it takes bfloat16 "
+            "only; set compute_dtype='bfloat16', or attention='auto'"
+        )
     if config.attention == 'cudnn' and config.mesh.sequence != 1:
         raise InputError(
             f"attention='cudnn' with mesh.sequence={config.mesh.sequence}: it cannot begin within "
@@ -43,12 +52,14 @@ def check_network(config: Any) -> None:
         )
 
 
-def check_row_tokens(config: Any, mesh: Mesh) -> None:
-    """Checks that the attention kernel which was asked for takes the rows of an update.
+def check_on_mesh(config: Any, mesh: Mesh) -> None:
+    """Checks what was asked for against the devices of the run.
 
     Raises:
-        InputError: they have another length.
+        InputError: they do not round products, or the attention kernel takes no rows of an update
+            of this length.
     """
+    precision_on(config.compute_dtype, mesh)
     multiple = ROW_MULTIPLE * mesh.shape['sequence']
     if config.attention in ('splash', 'cudnn') and config.row_tokens % multiple:
         raise InputError(
@@ -77,16 +88,19 @@ def make_network(config: Any, model_config: ModelConfig) -> Transformer:
     Raises:
         InputError: its attention kernel cannot show a shared prompt to several traces.
     """
+    precision = PRECISIONS[config.compute_dtype]
     kernel = 'plain' if config.attention == 'measured' else config.attention
     if kernel == 'auto':
         kernel = fastest_kernel(
-            jax.default_backend(), model_config, tokens_split=config.mesh.sequence != 1
+            jax.default_backend(), model_config, dtype=precision.dtype,
+            tokens_split=config.mesh.sequence != 1,
         )
         logging.info('attention: %s', kernel)
     _check_sharing(config, kernel)
     return Transformer(
-        model_config, config.compute_dtype, config.remat, config.param_dtype, config.lora_rank,
-        kernel, config.get('cache_dtype', COMPUTE),
+        model_config, remat=config.remat, param_dtype=config.param_dtype,
+        lora_rank=config.lora_rank, kernel=kernel, cache_dtype=config.get('cache_dtype', COMPUTE),
+        **precision._asdict(),
     )
 
 

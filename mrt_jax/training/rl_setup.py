@@ -22,7 +22,7 @@ from mrt_jax.sampling.sampler import response_slots
 from mrt_jax.sharding.mesh import make_mesh, validate_mesh
 from mrt_jax.sharding.rules import SAMPLING_RULES, row_shards
 from mrt_jax.tasks.task import Problem, Task, get_task
-from mrt_jax.training.network import check_network, check_row_tokens, make_network, read_optimizer
+from mrt_jax.training.network import check_network, check_on_mesh, make_network, read_optimizer
 from mrt_jax.training.objective import ObjectiveConfig
 
 
@@ -147,7 +147,7 @@ def prepare(config: Any) -> Setup:
     except ValueError as error:
         raise InputError(f'sampling: {error}') from error
     check_network(config)
-    check_row_tokens(config, mesh)
+    check_on_mesh(config, mesh)
     policy = load_policy(config.policy, mesh, config.param_dtype)
     model = make_network(config, policy.config)
     budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)

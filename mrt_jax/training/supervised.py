@@ -32,7 +32,7 @@ from mrt_jax.training.fitting import (
     read_demonstrations,
 )
 from mrt_jax.training.loop import Trainer
-from mrt_jax.training.network import check_network, check_row_tokens, make_network, read_optimizer
+from mrt_jax.training.network import check_network, check_on_mesh, make_network, read_optimizer
 from mrt_jax.training.state import TrainState, abstract_state
 from mrt_jax.training.whole_run import first_state, train_to_the_end
 from mrt_jax.training.workdir import check_origin
@@ -75,7 +75,7 @@ def prepare(config: Any) -> Setup:
     if config.policy and config.get('parent'):
         raise InputError(f'parent={config.parent!r} is for a fresh policy, and policy is given')
     mesh = make_mesh(**config.mesh)
-    check_row_tokens(config, mesh)
+    check_on_mesh(config, mesh)
     policy = (
         load_policy(config.policy, mesh, config.param_dtype) if config.policy
         else _fresh_policy(config, mesh, task)

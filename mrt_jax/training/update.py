@@ -82,6 +82,7 @@ def next_token_logprobs(
     logprobs_PS, entropies_PS = token_logprobs(
         cut(hidden_BTD), unembedding_DV, cut(jnp.roll(tokens_BT, -1, axis=1)),
         cap=model.config.logit_cap, parts=shards_in_use(rows) * pieces,
+        product_dtype=model.product_dtype,
     )
     return join_shifted(logprobs_PS), join_shifted(entropies_PS)
 

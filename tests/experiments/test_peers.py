@@ -14,18 +14,19 @@ def folder(tmp_path_factory):
     return save_untrained_policy(tmp_path_factory.mktemp('peers') / 'policy')
 
 
-def compare(folder, tmp_path, contestants):
+def compare(folder, tmp_path, contestants, dtype='float32'):
     command = [
         sys.executable, '-m', 'experiments.peers.compare', f'--folder={folder}',
         f'--output={tmp_path}/out.json', '--batch=2', '--prompt_tokens=4', '--new_tokens=2,3',
-        '--runs=1', f'--contestants={contestants}',
+        '--runs=1', f'--dtype={dtype}', f'--contestants={contestants}',
     ]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def test_contestants_sample_the_same_counts(folder, tmp_path):
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_contestants_sample_the_same_counts(folder, tmp_path, dtype):
     names = 'mrt_jax_rollouts', 'transformers_generate'
-    done = compare(folder, tmp_path, ','.join(f'{name}={sys.executable}' for name in names))
+    done = compare(folder, tmp_path, ','.join(f'{name}={sys.executable}' for name in names), dtype)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / 'out.json').read_text())['rows']
     found = [(row['name'], row['new_tokens'], row['tokens']) for row in rows]

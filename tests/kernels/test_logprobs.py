@@ -88,6 +88,30 @@ def test_bfloat16_states_are_normalised_in_float32(arrays):
         )
 
 
+@pytest.mark.parametrize('cap', [None, 5.0])
+def test_rounded_products_are_those_of_rounded_numbers(arrays, cap):
+    """Values to the last digits; gradients, whose operands are rounded as well, nearly."""
+    hidden_BTD, unembedding_DV, targets_BT = arrays
+
+    def total(function, **options):
+        def weighted(hidden_BTD, unembedding_DV):
+            logprobs_BT, entropies_BT = function(hidden_BTD, unembedding_DV, targets_BT, **options)
+            weights_BT = jnp.arange(ROWS * COLUMNS).reshape(ROWS, COLUMNS) / 10
+            return (weights_BT * (logprobs_BT - 0.3 * entropies_BT)).sum(), logprobs_BT
+
+        return jax.jit(jax.value_and_grad(weighted, argnums=(0, 1), has_aux=True))
+
+    (_, ours), of_ours = total(token_logprobs, chunk=6, cap=cap, product_dtype='bfloat16')(
+        hidden_BTD, unembedding_DV
+    )
+    rounded = [jax.lax.reduce_precision(x, 8, 7) for x in (hidden_BTD, unembedding_DV)]
+    (_, theirs), of_theirs = total(naive, cap=cap)(*rounded)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    for own, other in zip(of_ours, of_theirs, strict=True):
+        assert own.dtype == jnp.float32
+        np.testing.assert_allclose(own, other, rtol=0, atol=0.01 * np.abs(other).max())
+
+
 def test_rows_without_tokens_are_no_error(arrays):
     shape = (ROWS, 0)
     scored = token_logprobs(jnp.zeros((*shape, WIDTH)), arrays[1], jnp.zeros(shape, jnp.int32))

@@ -16,6 +16,7 @@ from mrt_jax.models.transformer import (
     unembedding,
 )
 from mrt_jax.sampling.forward import next_logits
+from tests.dot_operands import dot_operands
 from tests.tiny import GEMMA, tiny_config, tiny_model
 
 BIASED = dict(attention_bias=True, output_bias=True, mlp_bias=True, qk_norm=True)
@@ -138,6 +139,76 @@ def test_compute_dtype_is_of_activations_only():
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('float32')}
     exact, _ = read(Transformer(model.config), params, TOKENS_BT, POSITIONS_BT)
     np.testing.assert_allclose(hidden.astype(np.float32), exact, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [{}, BIASED, dict(tie_embeddings=False, lora_rank=2), GEMMA],
+    ids=['plain', 'biased', 'lora', 'gemma'],
+)
+def test_rounded_products_are_the_same_by_rows_and_by_columns(changes, monkeypatch):
+    """Only what is multiplied is rounded: activations, keys, values and logits are float32."""
+    monkeypatch.setattr(transformer, 'on_one_cpu', lambda: True)
+    model, params = tiny_model(product_dtype='bfloat16', **changes)
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), params)
+    decoder, apart = for_decoding(model, params)
+    assert {str(x.dtype) for x in jax.tree.leaves(apart)} == {'float32', 'bfloat16'}
+    assert apart['embedding'].dtype == 'float32' and apart['unembedding'].dtype == 'bfloat16'
+
+    def everything(model, params):
+        hidden_BTD, new_kv = read(model, params, TOKENS_BT, POSITIONS_BT)
+        return hidden_BTD, new_kv, next_logits(model, params, hidden_BTD[:, -1])
+
+    by_rows, exact = (everything(x, params)[:2] for x in (model, model.clone(product_dtype=None)))
+    by_columns = everything(decoder, apart)
+    logits_BV = np.float64(jax.lax.reduce_precision(by_columns[0][:, -1], 8, 7)) @ np.float64(
+        jax.lax.reduce_precision(transformer.unembedding(params, model.config), 8, 7)
+    )
+    cap = model.config.logit_cap
+    if cap is not None:
+        logits_BV = cap * np.tanh(logits_BV / cap)
+    np.testing.assert_allclose(by_columns[2], logits_BV, atol=1e-4 * np.abs(logits_BV).max())
+    for one, two, three in zip(
+        *map(jax.tree.leaves, (by_rows, by_columns[:2], exact)), strict=True
+    ):
+        assert one.dtype == two.dtype == jnp.float32
+        scale = np.abs(three).max()
+        # A number that lies between two of bfloat16 may be rounded to either.
+        np.testing.assert_allclose(one, two, atol=0.01 * scale)
+        np.testing.assert_allclose(one, three, atol=0.05 * scale)
+    assert np.abs(by_rows[0] - exact[0]).max() > 1e-4
+
+
+def test_products_are_rounded_on_one_cpu_only(monkeypatch):
+    monkeypatch.setattr(transformer, 'on_one_cpu', lambda: False)
+    model, params = tiny_model()
+    with pytest.raises(ValueError, match='rounded on one CPU only'):
+        read(model.clone(product_dtype='bfloat16'), params, TOKENS_BT, POSITIONS_BT)
+
+
+def test_all_products_with_parameters_reach_the_fast_kernels(monkeypatch):
+    """XLA converts operands of other products to float32: attention's are the only ones left."""
+    monkeypatch.setattr(transformer, 'on_one_cpu', lambda: True)
+    model, params = tiny_model(product_dtype='bfloat16')
+
+    def total(params):
+        return model.apply({'params': params}, TOKENS_BT, POSITIONS_BT)[0].sum()
+
+    def decode(params, hidden_BD):
+        decoder, apart = for_decoding(model, params)
+        hidden_BTD, _ = read(decoder, apart, TOKENS_BT[:, :1], POSITIONS_BT[:, :1])
+        return next_logits(decoder, apart, hidden_BD + hidden_BTD[:, 0])
+
+    hidden_BD = jnp.zeros((len(TOKENS_BT), model.config.width))
+    layer = 7  # Products with parameters; attention has two, and four more in its derivative.
+    for function, arguments, rounded, exact in (
+        (jax.grad(total), (params,), 3 * layer, 6),
+        (decode, (params, hidden_BD), layer * model.config.num_layers + 1, None),
+    ):
+        found = dot_operands(jax.jit(function).lower(*arguments).compile())
+        assert found['bf16'] == rounded, found
+        if exact is not None:
+            assert found['f32'] == exact, found
 
 
 def test_a_fresh_model_starts_near_uniform():

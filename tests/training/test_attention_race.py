@@ -10,6 +10,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 
 from configs import countdown
 from mrt_jax.errors import ResourceError
+from mrt_jax.models.transformer import Transformer
 from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.sharding.rules import use_mesh
 from mrt_jax.training.attention_race import (
@@ -151,18 +152,19 @@ def test_a_race_of_real_programs(anywhere):
 def test_what_a_config_attends_to():
     config = countdown.get_config('mrt')
     config.update(microbatch_rows=4, row_tokens=384, share_prompts=True, compute_dtype='bfloat16')
-    network = tiny_config(**GEMMA)
-    attention = attention_of(config, network)
+    attention = attention_of(config, Transformer(tiny_config(**GEMMA), dtype='bfloat16'))
     assert (attention.rows, attention.tokens, attention.dtype) == (4, 384, 'bfloat16')
     assert attention.layers == ((5, 2), (None, 1)) and attention.parents
     assert (attention.scale, attention.cap) == (5**-0.5, 0.7)
-    assert attention_of(countdown.get_config('sft'), tiny_config()).layers == ((None, 2),)
+    tuned = attention_of(countdown.get_config('sft'), Transformer(tiny_config()))
+    assert tuned.layers == ((None, 2),)
 
 
 @pytest.mark.parametrize(('platform', 'changes', 'axes', 'kernels'), [
     ('cpu', {}, {}, ('plain',)),
     ('gpu', {}, {}, ('cudnn', 'plain')),
     ('gpu', {'tokens': 200}, {}, ('plain',)),
+    ('gpu', {'dtype': 'float32'}, {}, ('plain',)),
     ('gpu', {}, {'sequence': 2}, ('plain',)),
     ('gpu', {'parents': True}, {}, ('cudnn', 'plain')),
     ('tpu', {}, {'sequence': 2}, ('splash', 'plain')),
@@ -171,5 +173,5 @@ def test_what_a_config_attends_to():
     ('tpu', {'parents': True}, {}, ('plain',)),
 ])
 def test_kernels_that_fit_are_in_the_race(platform, changes, axes, kernels):
-    attention = dataclasses.replace(SMALL, **changes)
+    attention = dataclasses.replace(SMALL, **{'dtype': 'bfloat16', **changes})
     assert kernels_in_race(platform, tiny_config(), attention, make_mesh(**axes)) == kernels

@@ -86,9 +86,10 @@ def test_distributions_and_traces_are_shown_when_due(policy, tmp_path):
     assert counted['advantages'] == steps[1]['sampled_tokens']
 
 
-def test_steps_in_bfloat16_follow_those_in_float32(policy, whole_run, tmp_path):
-    """Activations are rounded; parameters are not."""
-    config = small_run(policy, num_steps=2, compute_dtype='bfloat16', entropy_coef=0.1)
+@pytest.mark.parametrize('dtype', ['bfloat16', 'bfloat16_products'])
+def test_steps_in_bfloat16_follow_those_in_float32(policy, whole_run, tmp_path, dtype):
+    """Activations are rounded, or what is multiplied; parameters are not."""
+    config = small_run(policy, num_steps=2, compute_dtype=dtype, entropy_coef=0.1)
     assert train_policy(config, tmp_path)
     steps = read_steps(tmp_path)
     for step in steps:
@@ -213,7 +214,11 @@ def test_the_correction_takes_the_trainers_part():
         (dict(prover_rounds=2, branches=3), 'an even number of branches, not 3'),
         (dict(rollout_slots=1000), 'rollout_slots=1000 must be at most'),
         (dict(rollout_slots=3, mesh={'data': 2}), 'a multiple of mesh.data x fsdp x sequence = 2'),
-        (dict(attention='cudnn', mesh={'sequence': 2}), "attention='cudnn' with mesh.sequence=2"),
+        (dict(attention='cudnn'), "attention='cudnn' with compute_dtype='float32': it takes bf"),
+        (dict(attention='cudnn', compute_dtype='bfloat16', mesh={'sequence': 2}),
+         "attention='cudnn' with mesh.sequence=2"),
+        (dict(compute_dtype='bfloat16_products', mesh={'data': 2}),
+         'bfloat16_products is for one CPU, not for 2 x cpu: give bfloat16'),
         (dict(attention='splash', row_tokens=320), 'row_tokens=320 .* a multiple of 128 x mesh'),
         (dict(attention='splash', row_tokens=128, share_prompts=True),
          "share_prompts=True with attention='splash': .* or attention='plain'"),
@@ -306,6 +311,7 @@ def test_non_finite_updates_stop_the_run(policy, tmp_path, monkeypatch):
         ({'lora_rank': -1}, 'lora_rank=-1'),
         ({'termination': 'Stop.'}, "termination='Stop.' must hold '</think>'"),
         ({'param_dtype': 'float16'}, "param_dtype='float16'.*float32, bfloat16"),
+        ({'param_dtype': 'bfloat16_products'}, "param_dtype='bfloat16_products' is unknown"),
         ({'remat': 'some'}, "remat='some'.*dots"),
         ({'row_tokens': 40}, 'row_tokens=40 is less than the 5. tokens of the longest trace'),
     ],
