@@ -207,6 +207,10 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.common_draws = True  # the boundaries of a trace share their random numbers
     config.shrinkage = 'none'  # of J towards other boundaries: none | trace | group | walk
     config.weigh_by_stderr = False  # progress counts the less the less surely J is known
+    # Weight of a term that trains its answers, each measured by the others at its boundary, beside
+    # that of the traces; 0: J is only measured. See mrt_jax/methods/prover_training.py.
+    config.train_prover = 0.0
+    config.prover_sequences = 128  # most answers that a step trains on, at a random choice
 
     # Credit: outcome_weight x outcome + alpha x progress, less a baseline, by a normaliser.
     config.credit = 'none'  # progress: none | scalar | episode | to_go | anytime | prefix
@@ -229,7 +233,8 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
 
     # Groups that teach nothing, and traces that never came to an end (DAPO).
     config.dynamic_sampling = 0  # further batches that replace groups of equal rewards, at most
-    config.mask_truncated = False  # leaves rollouts that their budget has cut out of the loss
+    # Leaves rollouts that their budget has cut out of the loss, answers of the meta-prover too.
+    config.mask_truncated = False
 
     # Objective and optimiser.
     config.ratio = 'token'  # policy / sampling policy, of each: token | sequence

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from mrt_jax.kernels.allocation import boundaries_in_doubt
 from mrt_jax.kernels.progress import Success, success_rate
@@ -26,7 +27,7 @@ from mrt_jax.tasks.task import Verdict
 _SECOND_ROUND = 2**31 - 1  # Folded into a trace's key; boundaries fold in small numbers.
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Drawn:
     """Answers of the meta-prover, one round of them, which nobody need have judged.
 
@@ -36,6 +37,7 @@ class Drawn:
         lengths_BEM: int32, tokens of both; 0 at masked boundaries.
         sampled_BEM: int, those of the answer.
         ended_BEM: bool, the answer ended by itself rather than cut by its budget.
+        logprobs_BEMA: float32, as of `Branches`; None where nobody trains on the answers.
     """
 
     mask_BE: np.ndarray
@@ -43,6 +45,7 @@ class Drawn:
     lengths_BEM: np.ndarray
     sampled_BEM: np.ndarray
     ended_BEM: np.ndarray
+    logprobs_BEMA: np.ndarray | None = None
 
 
 class RightAnswer(NamedTuple):
@@ -76,6 +79,19 @@ class Answered:
     right: Mapping[tuple[int, int], RightAnswer]
 
 
+@struct.dataclass
+class Graded:
+    """Answers of the meta-prover that can be trained on.
+
+    Attributes:
+        drawn: the answers, with their log-probabilities.
+        correct_BEM: bool, the answer is right.
+    """
+
+    drawn: Drawn
+    correct_BEM: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True)
 class Proof:
     """What the meta-prover found at the boundaries of a batch of traces.
@@ -86,12 +102,14 @@ class Proof:
         sampled_tokens: tokens sampled in all branches.
         answered: the single answers; None if nobody was asked, and of rows that have been taken out
             of their batch.
+        graded: the answers to train on; None where nobody does.
     """
 
     success: Success
     answer_tokens_BE: np.ndarray
     sampled_tokens: int
     answered: Answered | None
+    graded: Graded | None = None
 
 
 def prove(
@@ -126,6 +144,7 @@ def draw_answers(
     asked_BE: np.ndarray | None = None,
     common_draws: bool = False,
     tile_rows: int = TILE_ROWS,
+    keep_logprobs: bool = False,
 ) -> tuple[tuple[Drawn, ...], tuple[Answered, ...]]:
     """Draws answers at every boundary, and judges no more of them than it must.
 
@@ -144,6 +163,7 @@ def draw_answers(
         asked_BE: bool, the boundaries to ask at; None: all. J is 0 at the others.
         common_draws: the boundaries of a trace share their random numbers, see `branch_keys`.
         tile_rows: most answers decoded together on each device, see `prove_branches`.
+        keep_logprobs: whether the answers are to be trained on.
 
     Returns:
         The answers of each round, and of all rounds but the last what was said about them: where to
@@ -156,6 +176,7 @@ def draw_answers(
     draw = functools.partial(
         _draw, model, params, reader, traces, max_answer_tokens=max_answer_tokens,
         sampling=sampling, common_draws=common_draws, tile_rows=tile_rows,
+        keep_logprobs=keep_logprobs,
     )
     first = draw(mask_BE, keys_B, branches=branches // rounds)
     if rounds == 1:
@@ -182,6 +203,9 @@ def judge_answers(
         drawn: answers of each round.
         answered: what was said of the first rounds, or of none.
         answers: as in `draw_answers`.
+
+    Returns:
+        The proof; it has answers to train on if one round was drawn, with log-probabilities.
     """
     rest = [_judge_round(reader, traces, one, answers) for one in drawn[len(answered) :]]
     rounds = [*answered, *rest]
@@ -194,11 +218,13 @@ def judge_answers(
     )
     # Counted here: to read a device's count would be to wait for it.
     counts_BE = np.maximum(whole.mask_BEM.sum(-1), 1)
+    to_train = len(drawn) == 1 and drawn[0].logprobs_BEMA is not None
     return Proof(
         success=success_rate(whole.correct_BEM, whole.mask_BEM),
         answer_tokens_BE=(whole.tokens_BEM.sum(-1) / counts_BE).astype(np.float32),
         sampled_tokens=count_tokens(drawn),
         answered=whole,
+        graded=Graded(drawn[0], whole.correct_BEM) if to_train else None,
     )
 
 
@@ -220,6 +246,7 @@ def _draw(
     sampling: SamplingConfig,
     common_draws: bool,
     tile_rows: int,
+    keep_logprobs: bool,
 ) -> Drawn:
     """Samples answers at some boundaries, and waits for them."""
     rollout, episodes = traces.rollout, traces.episodes
@@ -245,6 +272,7 @@ def _draw(
         lengths_BEM=np.asarray(sampled.lengths_BEM),
         sampled_BEM=np.asarray(sampled.sampled_BEMA).sum(-1),
         ended_BEM=np.asarray(sampled.ended_BEM),
+        logprobs_BEMA=np.asarray(sampled.logprobs_BEMA) if keep_logprobs else None,
     )
 
 

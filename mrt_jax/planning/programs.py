@@ -34,7 +34,12 @@ from mrt_jax.sharding.rules import (
 )
 from mrt_jax.training.network import check_network, make_network
 from mrt_jax.training.objective import UpdateBatch, policy_loss
-from mrt_jax.training.rl_setup import optimizer_of, read_objective, rows_of_update
+from mrt_jax.training.rl_setup import (
+    optimizer_of,
+    read_objective,
+    rows_of_update,
+    sequences_of_update,
+)
 from mrt_jax.training.state import abstract_state, placed_shapes
 from mrt_jax.training.update import make_update
 
@@ -228,7 +233,9 @@ def _compile_update(config: Any, model: Transformer, mesh: Mesh, rows: int) -> P
     state = abstract_state(model, optimizer, mesh)
     frozen = split(placed_params(model, mesh))[1] if model.lora_rank else {}
     compiled, seconds = _compile(mesh, RULES, update, state, frozen, _by_row(batch, mesh, RULES))
-    tokens, pairs = rows * longest, rows * longest**2 / 2
+    # Answers of the meta-prover that train count as long as traces, and as sharing no prompt.
+    sequences = sequences_of_update(config)
+    tokens, pairs = sequences * longest, sequences * longest**2 / 2
     if config.share_prompts:
         common = config.max_prompt_tokens - 1
         together = (config.row_tokens - common) // (longest - common)

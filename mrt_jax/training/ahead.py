@@ -149,26 +149,29 @@ class RolloutsAhead:
             return
         rollout = Rollout(**arrays['rollout'], cache=None)
         drawn = arrays.get('drawn', {})
-        self._check(rollout, bool(drawn))
+        self._check(rollout, drawn)
         self._ahead = Sampled(
             Traces(rollout, Episodes(**arrays['episodes'])),
             tuple(Drawn(**drawn[number]) for number in sorted(drawn)), (),
         )
 
-    def _check(self, rollout: Rollout, drawn: bool) -> None:
+    def _check(self, rollout: Rollout, drawn: Mapping[str, Any]) -> None:
         setup, config = self._setup, self._setup.config
         found = (*rollout.prompt_tokens_BP.shape, rollout.tokens_BT.shape[1])
         wanted = (
             setup.rows, config.max_prompt_tokens,
             response_slots(setup.budget, setup.reader.terminals),
         )
-        if found != wanted or (_draws(setup) and not drawn):
+        logprobs = any('logprobs_BEMA' in one for one in drawn.values())
+        if found != wanted or (_draws(setup) and not drawn) or (
+            setup.trains_prover and not logprobs
+        ):
             raise InputError(
                 'staleness=1: the checkpoint holds a batch sampled ahead whose rollouts, slots of '
-                f'prompts and slots of responses are {found}, {"with" if drawn else "without"} '
-                f"answers of the meta-prover; this run's are {wanted}, "
-                f'{"with" if _draws(setup) else "without"} them: resume with the config that the '
-                'checkpoint was made with, or with staleness=0, which samples that batch anew'
+                f'prompts and slots of responses are {found}, {_describe(bool(drawn), logprobs)}; '
+                f"this run's are {wanted}, {_describe(_draws(setup), setup.trains_prover)}: resume "
+                'with the config that the checkpoint was made with, or with staleness=0, which '
+                'samples that batch anew'
             )
 
 
@@ -201,6 +204,13 @@ def _finish(
 def _draws(setup: Setup) -> bool:
     """Whether J takes answers of the meta-prover."""
     return setup.asks_prover and setup.config.prover == 'answers'
+
+
+def _describe(drawn: bool, logprobs: bool) -> str:
+    if not drawn:
+        return 'without answers of the meta-prover'
+    which = 'with their' if logprobs else 'without'
+    return f'with answers of the meta-prover, {which} log-probabilities'
 
 
 def _fields(value: Any) -> dict[str, np.ndarray]:

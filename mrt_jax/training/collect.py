@@ -19,6 +19,7 @@ from mrt_jax.training.rollouts import (
     MORE,
     PREFIX,
     ask_prover,
+    host_draws,
     read_rollouts,
     roll_out,
     start_rollouts,
@@ -137,8 +138,7 @@ def sample_prefixes(
         chosen = problems[start : start + together]
         part_key = jax.random.fold_in(jax.random.fold_in(key, PREFIX), part)
         experience, answers = roll_out(setup, params, chosen, part_key, group_size=each)
-        draws = np.random.default_rng(np.asarray(jax.random.key_data(part_key)).ravel().tolist())
-        cuts_B = draw_cuts(experience.episodes.counts_B, draws)
+        cuts_B = draw_cuts(experience.episodes.counts_B, host_draws(part_key))
         asked_BE = np.arange(experience.episodes.boundaries_BE.shape[1]) == cuts_B[:, None]
         proof = ask_prover(setup, params, experience, answers, part_key, asked_BE)
         owners = [problem for problem in chosen for _ in range(each)]
@@ -179,7 +179,7 @@ def _take_rows(
     if proof is not None:
         proof = dataclasses.replace(
             proof, success=take(proof.success), answer_tokens_BE=proof.answer_tokens_BE[rows],
-            answered=None,
+            answered=None, graded=take(proof.graded),
         )
     return experience, proof
 
@@ -205,4 +205,5 @@ def _concatenate(
         answer_tokens_BE=np.concatenate([one.answer_tokens_BE for one in proofs]),
         sampled_tokens=sum(one.sampled_tokens for one in proofs),
         answered=None,
+        graded=join(*(one.graded for one in proofs)),
     )

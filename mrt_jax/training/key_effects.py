@@ -90,6 +90,10 @@ _HAS_PREFIXES = Condition(
     lambda config: config.credit == 'prefix',
     'without prefixes no group goes on from them: set credit to prefix',
 )
+_TRAINS_PROVER = Condition(
+    lambda config: config.train_prover > 0,
+    "train_prover=0 trains on none of the meta-prover's answers: set train_prover above 0",
+)
 _WEIGHS_MISMATCH = Condition(
     lambda config: config.mismatch.level != 'none',
     "mismatch.level='none' weighs nothing: set mismatch.level to token or sequence",
@@ -136,6 +140,7 @@ CONDITIONS: Mapping[str, Mapping[str, tuple[Condition, ...]]] = {
         'branches': (_ASKS_PROVER,),
         'prover_rounds': (_ASKS_PROVER,),
         'prover_rows': (_ASKS_PROVER,),
+        'prover_sequences': (_TRAINS_PROVER,),
         'length_penalty_weight': (_PENALISES_LENGTH,),
         'clip_low': (_MOVES_AWAY,),
         'clip_high': (_MOVES_AWAY,),
@@ -158,7 +163,8 @@ CONDITIONS: Mapping[str, Mapping[str, tuple[Condition, ...]]] = {
             'refresh_prefixes_every', 'prefixes_per_group', 'bonus',
             'dynamic_sampling', 'mask_truncated', 'ratio', 'clip_low', 'clip_high', 'kl_coef',
             'entropy_coef', 'aggregation', 'mismatch.level', 'mismatch.bound', 'mismatch.most',
-            'updates_per_step', 'max_kl', 'share_prompts', 'staleness',
+            'updates_per_step', 'max_kl', 'share_prompts', 'staleness', 'train_prover',
+            'prover_sequences',
         ),
         (_NEVER,),
     ) | dict.fromkeys(('branches', 'prover_rounds', 'prover_rows', 'common_draws'), (_PROVES,)),

@@ -81,7 +81,7 @@ def train_policy(config: Any, workdir: Path) -> bool:
         collected = collect(params, number)
         collected_at = time.monotonic()
         with fitting_in_memory('update', SMALLER_UPDATE):
-            batch, metrics = make_batch(setup, collected, reference)
+            batch, metrics = make_batch(setup, collected, reference, number)
             if own_logprobs:
                 logprobs_BT = own_logprobs(
                     params, batch.tokens_BT, batch.positions_BT, batch.segments_BT,

@@ -21,6 +21,7 @@ from mrt_jax.methods.packing import (
     shared_prompts,
 )
 from mrt_jax.methods.prover import Proof, spent_tokens
+from mrt_jax.methods.prover_training import Responses, answers_to_train, behind_traces
 from mrt_jax.sampling.sampler import Rollout
 from mrt_jax.sharding.host_data import place
 from mrt_jax.sharding.rules import batch_sharding
@@ -28,15 +29,24 @@ from mrt_jax.tasks.task import Verdict
 from mrt_jax.training.collect import Collected
 from mrt_jax.training.objective import UpdateBatch
 from mrt_jax.training.rl_setup import Setup
+from mrt_jax.training.rollouts import TRAINED_ANSWERS, host_draws, step_key
 from mrt_jax.training.update import join_response
 
 give_credit = jax.jit(assign_credit, static_argnames='config')
 
 
 def make_batch(
-    setup: Setup, collected: Collected, reference: Any
+    setup: Setup, collected: Collected, reference: Any, step: int
 ) -> tuple[UpdateBatch, dict[str, Any]]:
-    """Credit of every token and the sequences to train on, with the step's metrics."""
+    """Credit of every token and the sequences to train on, with the step's metrics.
+
+    Args:
+        setup: of the run.
+        collected: its traces.
+        reference: from tokens, positions, segments and parents to log-probabilities; None: no
+            penalty.
+        step: its number, counted from 0.
+    """
     experience, proof = collected.experience, collected.proof
     config, rollout, episodes = setup.config, experience.rollout, experience.episodes
     measured: Curves | Starts | None = collected.starts
@@ -50,18 +60,22 @@ def make_batch(
     trained_BT = np.asarray(rollout.sampled_BT)
     if config.mask_truncated:
         trained_BT = trained_BT & np.asarray(rollout.ended_B)[:, None]
-    slots = rollout.prompt_tokens_BP.shape[1]
-    prompts_B, lengths_B = np.asarray(rollout.prompt_lengths_B), np.asarray(rollout.lengths_B)
+    weights_BT = token_weights(trained_BT, setup.objective.aggregation)
+    advantages_BT, responses, answers = credit.advantages_BT, rollout, {}
+    if setup.trains_prover:
+        responses, answers = _add_answers(setup, collected, weights_BT, advantages_BT, step)
+        weights_BT, advantages_BT = responses.weights_BT, responses.advantages_BT
+    slots = responses.prompt_tokens_BP.shape[1]
+    prompts_B, lengths_B = np.asarray(responses.prompt_lengths_B), np.asarray(responses.lengths_B)
     shared = None
     if config.share_prompts:
-        shared = shared_prompts(np.asarray(rollout.prompt_tokens_BP), prompts_B)
+        shared = shared_prompts(np.asarray(responses.prompt_tokens_BP), prompts_B)
     plan = plan_rows(
-        slots - prompts_B, slots + lengths_B, slots + rollout.tokens_BT.shape[1],
+        slots - prompts_B, slots + lengths_B, slots + responses.tokens_BT.shape[1],
         rows=setup.update_rows, row_tokens=config.row_tokens, shared=shared,
     )
     batch = pack_rollout(
-        rollout, token_weights(trained_BT, setup.objective.aggregation), credit.advantages_BT,
-        place(plan, batch_sharding(setup.mesh)),
+        responses, weights_BT, advantages_BT, place(plan, batch_sharding(setup.mesh))
     )
     if reference:
         batch = batch.replace(
@@ -75,8 +89,25 @@ def make_batch(
         'trained_tokens': int((plan.sources_RL >= 0).sum()) * config.updates_per_step,
     }
     return batch, {
-        **credit.metrics, **describe(setup, experience, proof), **collected.metrics, **packed
+        **credit.metrics, **describe(setup, experience, proof), **collected.metrics, **packed,
+        **answers,
     }
+
+
+def _add_answers(
+    setup: Setup, collected: Collected, weights_BT: jax.Array, advantages_BT: jax.Array, step: int
+) -> tuple[Responses, dict[str, int]]:
+    """A step's traces with the answers that it trains on behind them, and how many those are."""
+    config, experience = setup.config, collected.experience
+    assert collected.proof is not None and collected.proof.graded is not None
+    key = jax.random.fold_in(step_key(setup, step), TRAINED_ANSWERS)
+    answers, counts = answers_to_train(
+        experience, collected.proof.graded, weight=config.train_prover,
+        aggregation=setup.objective.aggregation, skip_truncated=config.mask_truncated,
+        sequences=config.prover_sequences,
+        slots=setup.longest_sequence - config.max_prompt_tokens, draws=host_draws(key),
+    )
+    return behind_traces(experience.rollout, weights_BT, advantages_BT, answers), counts
 
 
 def vote_numbers(verdicts: Sequence[Verdict], group_size: int) -> np.ndarray:
@@ -128,9 +159,9 @@ def correct_mismatch(
 
 @jax.jit
 def pack_rollout(
-    rollout: Rollout, weights_BT: jax.Array, advantages_BT: jax.Array, plan: RowPlan
+    rollout: Rollout | Responses, weights_BT: jax.Array, advantages_BT: jax.Array, plan: RowPlan
 ) -> UpdateBatch:
-    """A step's traces in the rows of an update; weights and advantages are of response tokens."""
+    """Responses in the rows of an update; weights and advantages are of their tokens."""
     slots = rollout.prompt_tokens_BP.shape[1]
 
     def pack(response_BT: jax.Array, empty: float) -> jax.Array:

@@ -1,6 +1,7 @@
 """What a run of reinforcement learning fixes before its first step."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -50,14 +51,23 @@ class Setup:
 
     @property
     def update_rows(self) -> int:
-        """Rows that a step's traces always fit into, packed."""
-        return rows_of_update(self.config, self.full_budget)
+        """Rows that a step's sequences always fit into, packed."""
+        return rows_of_update(self.config, self.longest_sequence)
 
     @property
     def full_budget(self) -> int:
         """Most tokens that a trace can have, prompt included."""
         response = response_slots(self.budget, self.reader.terminals)
         return self.config.max_prompt_tokens + response
+
+    @property
+    def longest_sequence(self) -> int:
+        """Most tokens of a sequence of an update: of a trace, or of an answer that is trained on.
+        """
+        if not self.trains_prover:
+            return self.full_budget
+        cut, complete = self.reader.terminals.termination_tokens, self.reader.conclusion_tokens
+        return self.full_budget + max(len(complete) - len(cut), 0)
 
     @property
     def from_prefixes(self) -> bool:
@@ -69,22 +79,32 @@ class Setup:
         """Whether J is measured at the boundaries of the step's traces."""
         return self.credit.credit not in ('none', 'prefix')
 
+    @property
+    def trains_prover(self) -> bool:
+        """Whether the meta-prover's answers are trained on as well."""
+        return self.config.train_prover > 0
+
 
 def rows_of_update(config: Any, longest: int) -> int:
-    """Rows that a step's traces always fit into, packed, whole microbatches of them.
+    """Rows that a step's sequences always fit into, packed, whole microbatches of them.
 
     Raises:
-        InputError: the longest trace does not fit into a row.
+        InputError: the longest sequence does not fit into a row.
     """
     if longest > config.row_tokens:
         raise InputError(
             f'row_tokens={config.row_tokens} is less than the {longest} tokens of the longest '
             'trace, which must fit into a row of an update: raise row_tokens'
         )
-    needed = rows_needed(
-        config.prompts_per_step * config.group_size, longest, config.row_tokens
-    )
+    needed = rows_needed(sequences_of_update(config), longest, config.row_tokens)
     return -(-needed // config.microbatch_rows) * config.microbatch_rows
+
+
+def sequences_of_update(config: Any) -> int:
+    """Most sequences that a step trains on: its traces, and answers where the meta-prover trains.
+    """
+    answers = config.prover_sequences if config.train_prover else 0
+    return config.prompts_per_step * config.group_size + answers
 
 
 def read_objective(config: Any) -> ObjectiveConfig:
@@ -168,6 +188,7 @@ def prepare(config: Any) -> Setup:
             f'branches, not {config.branches}'
         )
     _check_prover(config, task)
+    _check_prover_training(config)
     slots, shards = config.rollout_slots, row_shards(mesh, SAMPLING_RULES)
     if not 0 <= slots <= rows or slots % shards:
         raise InputError(
@@ -201,7 +222,7 @@ def prepare(config: Any) -> Setup:
             f'max_answer_tokens={config.max_answer_tokens} make {needed} tokens, but the context '
             f'of {config.policy} is {context}; lower max_thinking_tokens'
         )
-    rows_of_update(config, needed)
+    rows_of_update(config, setup.longest_sequence)
     return setup
 
 
@@ -261,4 +282,31 @@ def _check_prover(config: Any, task: Task) -> None:
             f"prover='attempts' needs credit=scalar, episode or to_go, shrinkage=none and "
             'weigh_by_stderr=False: it knows the outcome of each attempt, without error; got '
             f'{config.credit}, {config.shrinkage} and {config.weigh_by_stderr}'
+        )
+
+
+def _check_prover_training(config: Any) -> None:
+    """Raises InputError if answers of the meta-prover cannot be trained on as the config wants."""
+    if not 0 <= config.train_prover < math.inf:
+        raise InputError(f'train_prover={config.train_prover} must be at least 0; 0 is off')
+    if not config.train_prover:
+        return
+    given = f'train_prover={config.train_prover}'
+    if config.credit in ('none', 'prefix') or config.prover != 'answers':
+        raise InputError(
+            f"{given} needs credit=scalar, episode, to_go or anytime and prover='answers', not "
+            f'{config.credit!r} and {config.prover!r}, which draw no answers at the boundaries of '
+            'traces: set them, or train_prover=0'
+        )
+    if config.branches < 2 or config.prover_rounds != 1:
+        raise InputError(
+            f'{given} needs 2 branches or more and prover_rounds=1, not {config.branches} and '
+            f'{config.prover_rounds}: an answer is measured by the others at its boundary, whose '
+            'number must not depend on it'
+        )
+    most, branches = config.prover_sequences, config.branches
+    if most < branches or most % branches:
+        raise InputError(
+            f'prover_sequences={most} must be a multiple of branches={branches}, at least as many: '
+            'the answers of a boundary train together'
         )

@@ -27,7 +27,7 @@ from mrt_jax.training.resources import fitting_in_memory
 from mrt_jax.training.rl_setup import Setup
 
 # Purposes that a step draws random numbers for.
-ROLLOUT, PROVER, PREFIX, MORE = range(4)
+ROLLOUT, PROVER, PREFIX, MORE, TRAINED_ANSWERS = range(5)
 
 _ROLLOUTS = 'rollouts', (
     "set rollout_slots below prompts_per_step x group_size or cache_dtype='int8', or lower "
@@ -39,6 +39,11 @@ _PROVER = 'meta-prover', 'lower prover_rows, branches, max_boundaries or prompts
 def step_key(setup: Setup, number: int) -> jax.Array:
     """The key of all that is random in a step, counted from 0."""
     return jax.random.fold_in(jax.random.key(setup.config.seed), number)
+
+
+def host_draws(key: jax.Array) -> np.random.Generator:
+    """Random numbers of the host, the same in every process."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
 
 
 def roll_out(
@@ -127,4 +132,5 @@ def draw_proof(
             branches=config.branches, max_answer_tokens=config.max_answer_tokens,
             sampling=setup.sampling, rounds=config.prover_rounds, asked_BE=asked_BE,
             common_draws=config.common_draws, tile_rows=config.prover_rows,
+            keep_logprobs=setup.trains_prover,
         )

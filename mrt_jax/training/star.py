@@ -115,6 +115,11 @@ def prepare(config: Any) -> Setup:
                 f'{name}={config[name]} must be a multiple of {unit}={config[unit]}, both at '
                 'least 1'
             )
+    if config.train_prover:
+        raise InputError(
+            f'train_prover={config.train_prover}: STaR imitates the traces that it keeps, with an '
+            'answer of the meta-prover behind each, and has no other term; set train_prover=0'
+        )
     sampler = rl_setup.prepare(config)
     if config.problems_per_iteration > len(sampler.problems):
         raise InputError(

@@ -107,6 +107,19 @@ def test_shared_prompts_are_read_once(row_tokens, spared_prompts):
     )
 
 
+def test_answers_that_train_are_updated_on_as_well(programs):
+    whole = programs['update']
+    config = make_config(train_prover=0.5, prover_sequences=8)
+    [more] = compile_step(config, tiny_config(), make_mesh(**MESH), ['update'])
+    # Beside 8 traces, and two sequences fit into a row.
+    traces, answers = (
+        jax.tree.leaves(program.compiled.args_info)[-1].shape for program in (whole, more)
+    )
+    assert (traces, answers) == ((4, 128), (8, 128))
+    state = 2 * whole.work.split_bytes, 2 * more.work.split_bytes
+    assert more.work.flops == pytest.approx(2 * whole.work.flops) and state[0] == state[1]
+
+
 @pytest.mark.parametrize('attention', ['auto', 'measured'])
 def test_shared_prompts_are_not_planned_with_splash(attention):
     config = make_config(attention=attention, share_prompts=True)

@@ -43,7 +43,7 @@ OTHER = {
     'common_draws': False, 'shrinkage': 'walk', 'aim_k': 3, 'refresh_prefixes_every': 7,
     'prefixes_per_group': 2, 'bonus': 'all',
     'clip_low': 0.11, 'clip_high': 0.12, 'mismatch.bound': 'mask', 'mismatch.most': 3.0,
-    'max_kl': 0.5,
+    'max_kl': 0.5, 'prover_sequences': 12,
 }
 
 
@@ -169,6 +169,7 @@ def test_mute_keys_change_nothing(policy, tmp_path, monkeypatch):
     'bonus': {'credit': 'prefix'},
     'prover_rounds': {'evaluate_every': 2},
     'prover_rows': {'credit': 'scalar'},
+    'prover_sequences': {'train_prover': 0.5},
     'length_penalty_weight': {'length_penalty': 'arora'},
     'clip_low': {'updates_per_step': 2},
     'clip_high': {'updates_per_step': 3},

@@ -100,8 +100,9 @@ def test_a_policy_that_stands_still_learns_the_same(standing):
                            share_prompts=True, mismatch={'level': 'token'})),
         ('mrt', dict(lora_rank=2, param_dtype='bfloat16', kl_coef=0.1, updates_per_step=2)),
         ('mrt', dict(prover='attempts', prover_rounds=1)),
+        ('mrt', dict(train_prover=0.5, prover_sequences=4, prover_rounds=1)),
     ],
-    ids=['outcome', 'slots', 'adapters', 'attempts'],
+    ids=['outcome', 'slots', 'adapters', 'attempts', 'trained answers'],
 )
 def test_so_does_one_of_any_other_kind(policy, tmp_path, variant, changes):
     apart, together = (
@@ -210,6 +211,22 @@ def test_staleness_may_change_when_a_run_goes_on(policy, whole, tmp_path):
     run(config, tmp_path / 'ahead')
     steps = run(configured(policy), tmp_path / 'ahead')
     assert [step.get('staleness') for step in steps] == [None, None, 0, 1]
+
+
+def test_answers_that_train_are_kept_with_their_logprobs(policy, whole, tmp_path):
+    """A run goes on bit for bit, but not one that has kept answers without."""
+    changes = dict(train_prover=0.5, prover_sequences=4, prover_rounds=1, keep_checkpoints=STEPS)
+    steps = run(configured(policy, **changes), tmp_path / 'whole')
+    assert sum(step['prover_trained'] for step in steps) > 4
+    shutil.copytree(tmp_path / 'whole', tmp_path / 'part')
+    for later in range(3, STEPS + 1):
+        shutil.rmtree(tmp_path / 'part' / 'checkpoints' / str(later))
+    assert run(configured(policy, **changes), tmp_path / 'part') == steps
+    assert_same_policy(tmp_path / 'part', tmp_path / 'whole')
+    shutil.copytree(whole, tmp_path / 'without')
+    shutil.rmtree(tmp_path / 'without' / 'checkpoints' / str(STEPS))
+    with pytest.raises(InputError, match='without log-probabilities; .*, with their log-prob'):
+        train_policy(configured(policy, **changes), tmp_path / 'without')
 
 
 def test_a_batch_of_another_shape_is_refused(policy, whole, tmp_path):
