@@ -14,6 +14,7 @@ weight in it. AnytimeReasoner (arXiv 2505.13438) trains its summaries apart from
 Where all answers are alike A is 0, and they are left out, of penalty and bonus as well. If the rest
 are too many, boundaries are chosen at random, with all of their answers, so that right and wrong
 ones stay side by side, and these weigh as much more: in expectation the gradient is that of all.
+Metrics of an update, such as kl and entropy, are means over the tokens of both, as they weigh.
 """
 
 import jax

@@ -154,9 +154,9 @@ def prepare(config: Any) -> Setup:
     if config.window_tokens:
         _check_positive(config, 'window_tokens')
         task = dataclasses.replace(task, rule=TokenWindows(config.window_tokens))
-    for name in ('prompts_per_step', 'branches', 'prover_rows', 'max_boundaries',
-                 'updates_per_step', 'microbatch_rows', 'max_thinking_tokens', 'max_answer_tokens',
-                 'refresh_prefixes_every'):
+    for name in ('prompts_per_step', 'branches', 'prover_rows', 'prover_sequences',
+                 'max_boundaries', 'updates_per_step', 'microbatch_rows', 'max_thinking_tokens',
+                 'max_answer_tokens', 'refresh_prefixes_every'):
         _check_positive(config, name)
     if config.show_every < 0:
         raise InputError(f'show_every={config.show_every} must be at least 0; 0 is never')
