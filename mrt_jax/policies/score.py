@@ -64,5 +64,6 @@ def _next_token_logprobs(
     targets_BT = jnp.roll(tokens_BT, -1, axis=1)
     unembedding_DV = unembedding(params, model.config)
     return token_logprobs(
-        hidden_BTD, unembedding_DV, targets_BT, cap=model.config.logit_cap, chunk=_CHUNK
+        hidden_BTD, unembedding_DV, targets_BT, cap=model.config.logit_cap, chunk=_CHUNK,
+        product_dtype=model.product_dtype,
     )[0]

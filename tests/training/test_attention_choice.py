@@ -65,7 +65,8 @@ def fine_tuning(policy, **changes):
 
 def choose(config, workdir, axes=None):
     mesh = make_mesh(**(axes or {}))
-    return with_measured_kernel(Transformer(tiny_config()), config, mesh, workdir).kernel
+    model = Transformer(tiny_config(), dtype=config.compute_dtype)
+    return with_measured_kernel(model, config, mesh, workdir).kernel
 
 
 def test_a_choice_is_made_once_and_said(races, tmp_path, capsys):
