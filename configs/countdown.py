@@ -134,8 +134,8 @@ def _shared() -> ml_collections.ConfigDict:
     # may be -1, the devices that are left.
     config.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1, sequence=1))
     # Of activations and matrix products: float32 | bfloat16. On one CPU also bfloat16_products,
-    # which rounds nothing but what is multiplied with parameters: several times as fast where the
-    # CPU multiplies bfloat16 (AMX, AVX512-BF16).
+    # which rounds nothing but what is multiplied with parameters: faster where the CPU multiplies
+    # bfloat16 (AMX, AVX512-BF16).
     config.compute_dtype = 'float32'
     # Kernel of whole rows: auto (by backend) | measured | plain | splash | cudnn. measured times
     # those that fit, at the start, at the size of a microbatch; the run then keeps to the fastest.

@@ -1,10 +1,10 @@
 """Matrix products whose operands are rounded, and only they.
 
 CPUs with AMX or AVX512-BF16 multiply bfloat16 several times as fast as float32. XLA leaves a
-product to the kernels that do so if its result is float32 and the last axis of both operands lies
-innermost, as it was traced; the rest of a program it computes in float32 whatever it is told,
-converting whole arrays, caches and stacks of activations among them, to and fro. So here the
-operands are bfloat16 and nothing else is.
+product to the kernels that do so if its result is float32 and no operand is a transpose, as it was
+traced; the rest of a program it computes in float32 whatever it is told, converting whole arrays,
+caches and stacks of activations among them, to and fro. So here operands are bfloat16 and nothing
+else is.
 """
 
 import functools
