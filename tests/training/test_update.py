@@ -120,7 +120,8 @@ def assert_same_update(actual, expected, relative: float = 1e-5) -> None:
     assert_close(gradient_of(actual[0]), gradient_of(expected[0]), relative)
     assert actual[1].keys() == expected[1].keys()
     for name, value in expected[1].items():
-        np.testing.assert_allclose(actual[1][name], value, rtol=relative, atol=1e-8, err_msg=name)
+        # Terms around 1 cancel in a loss of 0.01: what they are rounded by does not shrink with it.
+        np.testing.assert_allclose(actual[1][name], value, rtol=relative, atol=1e-6, err_msg=name)
 
 
 @pytest.fixture(scope='module')
