@@ -105,14 +105,12 @@ def _logits(
     if rounded is None:
         logits_BWV = jnp.dot(hidden_BWD, kernel_DV, preferred_element_type=jnp.float32)
     else:
-        logits_BWV = _multiply_rows(hidden_BWD, rounded.kernel_DV)
+        hidden_ND = hidden_BWD.reshape(-1, hidden_BWD.shape[-1])
+        logits_NV = multiply_operands(
+            round_operand(hidden_ND, rounded.kernel_DV.dtype.name), rounded.kernel_DV
+        )
+        logits_BWV = logits_NV.reshape(*hidden_BWD.shape[:-1], -1)
     return soft_cap(logits_BWV, cap)
-
-
-def _multiply_rows(x_BWK: jax.Array, operand_KM: jax.Array) -> jax.Array:
-    """Product with an operand, of the other rounded like it: float32[B, W, M]."""
-    rows_NK = round_operand(x_BWK.reshape(-1, x_BWK.shape[-1]), operand_KM.dtype.name)
-    return multiply_operands(rows_NK, operand_KM).reshape(*x_BWK.shape[:-1], -1)
 
 
 def _sum_both(x_BWV: jax.Array, y_BWV: jax.Array) -> tuple[jax.Array, jax.Array]:

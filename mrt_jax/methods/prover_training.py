@@ -22,7 +22,7 @@ import numpy as np
 from flax import struct
 
 from mrt_jax.kernels.advantages import less_baseline
-from mrt_jax.kernels.surrogate import AGGREGATIONS
+from mrt_jax.kernels.surrogate import token_weights
 from mrt_jax.methods.experience import Traces
 from mrt_jax.methods.prover import Graded
 from mrt_jax.sampling.sampler import Rollout
@@ -77,19 +77,13 @@ def answer_weights(
         slots: columns of an answer, T of 'constant'.
         aggregation: 'token', 'sequence' or 'constant'.
     """
-    tokens_BEM = np.where(mask_BE[..., None], tokens_BEM, 0)
-    if aggregation == 'token':
-        shares_BEM = np.full(tokens_BEM.shape, 1 / max(tokens_BEM.sum(), 1))
-    elif aggregation == 'sequence':
-        shares_BEM = 1 / np.maximum(tokens_BEM, 1) / max((tokens_BEM > 0).sum(), 1)
-    elif aggregation == 'constant':
-        answers = max(mask_BE.sum() * tokens_BEM.shape[-1], 1)
-        shares_BEM = np.full(tokens_BEM.shape, 1 / (answers * slots))
-    else:
-        raise ValueError(
-            f'aggregation {aggregation!r} is unknown; known: {", ".join(AGGREGATIONS)}'
-        )
-    return np.where(tokens_BEM > 0, shares_BEM, 0).astype(np.float32)
+    # Of all boundaries, whatever was asked, so that nothing compiles anew; the others are empty.
+    rows_N1 = np.where(mask_BE[..., None], tokens_BEM, 0).reshape(-1, 1)
+    weights_NA = token_weights(np.arange(slots) < rows_N1, aggregation)
+    weights_BEM = np.array(weights_NA[:, 0]).reshape(tokens_BEM.shape)
+    if aggregation == 'constant':  # Counts rows: those that were asked for.
+        weights_BEM *= mask_BE.size / max(mask_BE.sum(), 1)
+    return weights_BEM
 
 
 def choose_boundaries(

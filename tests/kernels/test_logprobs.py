@@ -29,22 +29,28 @@ def arrays():
     )
 
 
+def weighted_sum(function, targets_BT, **options):
+    """(hidden states, output layer) to a weighted sum and the log-probabilities, and gradients."""
+
+    def weighted(hidden_BTD, unembedding_DV):
+        logprobs_BT, entropies_BT = function(hidden_BTD, unembedding_DV, targets_BT, **options)
+        weights_BT = jnp.arange(ROWS * COLUMNS).reshape(ROWS, COLUMNS) / 10
+        return (weights_BT * (logprobs_BT - 0.3 * entropies_BT)).sum(), logprobs_BT
+
+    return jax.jit(jax.value_and_grad(weighted, argnums=(0, 1), has_aux=True))
+
+
 # Windows of less than a column, of some columns (dividing 10 or not), of all and of more.
 @pytest.mark.parametrize('cap', [None, 5.0])
 @pytest.mark.parametrize('chunk', [1, 6, 9, 30, 1024])
 def test_values_and_gradients_are_those_of_full_logits(arrays, chunk, cap):
     hidden_BTD, unembedding_DV, targets_BT = arrays
 
-    def total(function, **options):
-        def weighted(hidden_BTD, unembedding_DV):
-            logprobs_BT, entropies_BT = function(hidden_BTD, unembedding_DV, targets_BT, **options)
-            weights_BT = jnp.arange(ROWS * COLUMNS).reshape(ROWS, COLUMNS) / 10
-            return (weights_BT * (logprobs_BT - 0.3 * entropies_BT)).sum(), logprobs_BT
-
-        return jax.jit(jax.value_and_grad(weighted, argnums=(0, 1), has_aux=True))
-
-    found = total(token_logprobs, chunk=chunk, cap=cap)(hidden_BTD, unembedding_DV)
-    expected = total(naive, cap=cap)(hidden_BTD, unembedding_DV)
+    ours, theirs = (
+        weighted_sum(token_logprobs, targets_BT, chunk=chunk, cap=cap),
+        weighted_sum(naive, targets_BT, cap=cap),
+    )
+    found, expected = ours(hidden_BTD, unembedding_DV), theirs(hidden_BTD, unembedding_DV)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         scale = np.abs(theirs).max()
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * max(scale, 1))
@@ -93,19 +99,11 @@ def test_rounded_products_are_those_of_rounded_numbers(arrays, cap):
     """Values to the last digits; gradients, whose operands are rounded as well, nearly."""
     hidden_BTD, unembedding_DV, targets_BT = arrays
 
-    def total(function, **options):
-        def weighted(hidden_BTD, unembedding_DV):
-            logprobs_BT, entropies_BT = function(hidden_BTD, unembedding_DV, targets_BT, **options)
-            weights_BT = jnp.arange(ROWS * COLUMNS).reshape(ROWS, COLUMNS) / 10
-            return (weights_BT * (logprobs_BT - 0.3 * entropies_BT)).sum(), logprobs_BT
-
-        return jax.jit(jax.value_and_grad(weighted, argnums=(0, 1), has_aux=True))
-
-    (_, ours), of_ours = total(token_logprobs, chunk=6, cap=cap, product_dtype='bfloat16')(
-        hidden_BTD, unembedding_DV
-    )
+    (_, ours), of_ours = weighted_sum(
+        token_logprobs, targets_BT, chunk=6, cap=cap, product_dtype='bfloat16'
+    )(hidden_BTD, unembedding_DV)
     rounded = [jax.lax.reduce_precision(x, 8, 7) for x in (hidden_BTD, unembedding_DV)]
-    (_, theirs), of_theirs = total(naive, cap=cap)(*rounded)
+    (_, theirs), of_theirs = weighted_sum(naive, targets_BT, cap=cap)(*rounded)
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
     for own, other in zip(of_ours, of_theirs, strict=True):
         assert own.dtype == jnp.float32

@@ -1,14 +1,16 @@
 """Runs small enough for tests: an untrained policy that the countdown tokeniser reads."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
 import ml_collections
 import pytest
 
@@ -19,6 +21,8 @@ from mrt_jax.policies.policy import Policy
 from mrt_jax.policies.save import save_policy
 from mrt_jax.tasks.countdown_tokenizer import CHAT_TEMPLATE, WORDS, countdown_tokenizer
 from mrt_jax.tasks.task import Task, Verdict, get_task
+from mrt_jax.training.metrics import MetricsWriter
+from mrt_jax.training.reinforcement import train_policy
 from tests.tiny import tiny_model
 
 
@@ -92,6 +96,38 @@ def terminate_at_call(
         return function(*args, **kwargs)
 
     monkeypatch.setattr(module, name, interrupted)
+
+
+@contextlib.contextmanager
+def counting_compilations() -> Iterator[list[int]]:
+    """Programs that were compiled so far, a number for each step whose metrics are written."""
+    compiled: list[str] = []
+    after_step: list[int] = []
+    write = MetricsWriter.write
+
+    def note(event: str, seconds: float, **details: Any) -> None:
+        del seconds, details
+        if event == '/jax/core/compile/backend_compile_duration':
+            compiled.append(event)
+
+    def counted(self: MetricsWriter, step: int, metrics: Any) -> Any:
+        after_step.append(len(compiled))
+        return write(self, step, metrics)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MetricsWriter, 'write', counted)
+            yield after_step
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> list[dict]:
+    """Trains a policy to its last step; the metrics of all steps, see `read_steps`."""
+    workdir.mkdir(exist_ok=True)
+    assert train_policy(config, workdir)
+    return read_steps(workdir)
 
 
 def read_steps(workdir: Path, clocks: bool = False) -> list[dict]:

@@ -193,7 +193,7 @@ def test_an_unknown_kernel_is_refused():
 
 
 TWO = '''
-    import itertools, sys
+    import sys
     from pathlib import Path
     from mrt_jax.sharding.distributed import join_processes
 

@@ -14,18 +14,17 @@ from mrt_jax.policies.load import load_policy
 from mrt_jax.sharding.rules import use_mesh
 from mrt_jax.training import rl_setup, star
 from mrt_jax.training.collect import collect_groups
-from mrt_jax.training.metrics import MetricsWriter
 from mrt_jax.training.objective import policy_loss
-from mrt_jax.training.reinforcement import train_policy
 from mrt_jax.training.rl_batch import make_batch
 from mrt_jax.training.rl_setup import prepare, rows_of_update
 from mrt_jax.training.rollouts import step_key
 from mrt_jax.training.update import next_token_logprobs
 from tests.training.run_configs import (
     SMALL_STAR,
+    counting_compilations,
     get_easy_task,
     keep_data_in,
-    read_steps,
+    run,
     save_untrained_policy,
     small_run,
 )
@@ -46,12 +45,6 @@ def configured(policy, variant='mrt', **changes):
         train_prover=WEIGHT, prover_sequences=ROOM, branches=BRANCHES, row_tokens=128, num_steps=2,
     ) | changes
     return small_run(policy, variant, **changes)
-
-
-def run(config, workdir):
-    workdir.mkdir(exist_ok=True)
-    assert train_policy(config, workdir)
-    return read_steps(workdir)
 
 
 def collect(setup):
@@ -214,22 +207,10 @@ def test_what_is_trained_and_dropped_is_counted(whole_run):
     assert all(step['sampler_trainer_difference'] < 1e-4 for step in whole_run)
 
 
-def test_all_programs_compile_in_the_first_step(policy, tmp_path, monkeypatch):
+def test_all_programs_compile_in_the_first_step(policy, tmp_path):
     """However many answers there are to train on."""
-    compiled, after_step = [], []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **kwargs: compiled.append(event)
-        if event == '/jax/core/compile/backend_compile_duration' else None
-    )
-    write = MetricsWriter.write
-
-    def counted(self, step, metrics):
-        after_step.append(len(compiled))
-        return write(self, step, metrics)
-
-    monkeypatch.setattr(MetricsWriter, 'write', counted)
-    steps = run(configured(policy, max_prompt_tokens=21, num_steps=3), tmp_path)
-    jax.monitoring.clear_event_listeners()
+    with counting_compilations() as after_step:
+        steps = run(configured(policy, max_prompt_tokens=21, num_steps=3), tmp_path)
     assert len({step['prover_trained'] for step in steps}) > 1
     assert after_step == after_step[:1] * 3 != [0] * 3
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,12 +15,12 @@ from mrt_jax.sampling.fork import prove_branches
 from mrt_jax.sampling.sampler import sample_rollouts
 from mrt_jax.training import collect, reinforcement, rollouts
 from mrt_jax.training.health import MOST_DIFFERENCE
-from mrt_jax.training.metrics import MetricsWriter
 from mrt_jax.training.objective import UpdateBatch
 from mrt_jax.training.reinforcement import train_policy
 from mrt_jax.training.rl_batch import correct_mismatch
 from mrt_jax.training.rl_setup import prepare
 from tests.training.run_configs import (
+    counting_compilations,
     keep_data_in,
     read_steps,
     save_untrained_policy,
@@ -120,24 +119,12 @@ def test_what_an_int8_cache_rounds_is_measured_and_corrected(policy, whole_run, 
         train_policy(small_run(policy, cache_dtype='int4'), tmp_path)
 
 
-def test_all_programs_compile_in_the_first_step(policy, tmp_path, monkeypatch):
+def test_all_programs_compile_in_the_first_step(policy, tmp_path):
     """One rollout shape, one prover shape, one update shape: whatever compiles, compiles once."""
-    compiled, after_step = [], []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **kwargs: compiled.append(event)
-        if event == '/jax/core/compile/backend_compile_duration' else None
-    )
-    write = MetricsWriter.write
-
-    def counted(self, step, metrics):
-        after_step.append(len(compiled))
-        return write(self, step, metrics)
-
-    monkeypatch.setattr(MetricsWriter, 'write', counted)
     sizes = sample_rollouts._cache_size(), prove_branches._cache_size()
     config = small_run(policy, max_prompt_tokens=21, checkpoint_every=100)
-    assert train_policy(config, tmp_path)
-    jax.monitoring.clear_event_listeners()
+    with counting_compilations() as after_step:
+        assert train_policy(config, tmp_path)
     assert after_step[0] > 0
     assert after_step == after_step[:1] * 4
     assert sample_rollouts._cache_size() == sizes[0] + 1

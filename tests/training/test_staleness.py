@@ -16,6 +16,7 @@ from tests.training.run_configs import (
     get_easy_task,
     keep_data_in,
     read_steps,
+    run,
     save_untrained_policy,
     small_run,
     terminate_at_call,
@@ -49,12 +50,6 @@ def configured(policy, variant='mrt_to_go', learning_rate=0.01, **changes):
     config = small_run(policy, variant, num_steps=STEPS, **changes)
     config.optimizer.learning_rate = learning_rate
     return config
-
-
-def run(config, workdir):
-    workdir.mkdir(exist_ok=True)
-    assert train_policy(config, workdir)
-    return read_steps(workdir)
 
 
 def take_staleness(steps):
