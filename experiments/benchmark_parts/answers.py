@@ -17,7 +17,7 @@ TERMINATION_TOKENS = 8
 def answer_everywhere(
     model: Transformer,
     params: Any,
-    cache: KVCache,
+    caches: tuple[KVCache, ...],
     prompt_lengths_B: jax.Array,
     ends_BE: jax.Array,
     text: list[int],
@@ -28,7 +28,7 @@ def answer_everywhere(
     """Tokens [B, E, M, A] of the answers; arguments are those of `prove_branches`."""
     mask_BE = jnp.ones(ends_BE.shape, bool)
     return prove_branches(
-        model, params, cache, prompt_lengths_B, ends_BE, mask_BE, same_termination(text, mask_BE),
+        model, params, caches, prompt_lengths_B, ends_BE, mask_BE, same_termination(text, mask_BE),
         jax.random.split(jax.random.key(1), len(ends_BE)), Terminals(), branches=branches,
         max_answer_tokens=answer_tokens, sampling=SamplingConfig(),
     ).tokens_BEMA

@@ -34,7 +34,7 @@ def time_growth() -> Rows:
             answer_everywhere, branches=branches, answer_tokens=answer_tokens
         )
         return timed(
-            answer, model, params, cache, jnp.zeros(traces, jnp.int32),
+            answer, model, params, (cache,), jnp.zeros(traces, jnp.int32),
             jnp.tile(ends_E, (traces, 1)), [0] * TERMINATION_TOKENS,
         )[0]
 

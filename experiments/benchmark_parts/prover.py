@@ -9,6 +9,7 @@ from absl import flags
 
 from experiments.benchmark_parts.answers import TERMINATION_TOKENS, answer_everywhere
 from experiments.benchmark_parts.timing import Rows, network, timed
+from mrt_jax.models.cache import KVCache
 from mrt_jax.models.transformer import init_params
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
@@ -32,13 +33,13 @@ def time_prover() -> Rows:
         lengths_B = jnp.full(len(rows), len(rows[0]), jnp.int32)
         return PromptBatch(jnp.asarray(np.stack(rows)), lengths_B)
 
-    def answer(cache: Any, ends_BE: np.ndarray) -> Any:
+    def answer(cache: KVCache, ends_BE: np.ndarray) -> Any:
         return answer_everywhere(
-            model, params, cache, jnp.zeros(len(ends_BE), jnp.int32),
+            model, params, (cache,), jnp.zeros(len(ends_BE), jnp.int32),
             jnp.asarray(ends_BE, jnp.int32), text, branches=branches, answer_tokens=answer_tokens,
         )
 
-    def forked(cache: Any) -> Any:
+    def forked(cache: KVCache) -> Any:
         return answer(cache, np.tile(ends_E, (traces, 1)))
 
     def shared(rows: np.ndarray) -> Any:

@@ -51,7 +51,7 @@ def time_step() -> Rows:
 
     def prove() -> Any:
         return answer_everywhere(
-            model, params, rollout.cache, lengths_B, boundaries_BE, text,
+            model, params, rollout.caches, lengths_B, boundaries_BE, text,
             branches=values.branches, answer_tokens=values.answer_tokens,
         )
 

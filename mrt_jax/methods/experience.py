@@ -183,8 +183,8 @@ def read_traces(reader: Reader, rollout: Rollout, max_boundaries: int) -> Traces
         rollout: from `start_traces`.
         max_boundaries: most episodes that are told apart.
     """
-    # The host reads all but the cache, which stays where it is.
-    rollout = on_every_host(rollout.replace(cache=None)).replace(cache=rollout.cache)
+    # The host reads all but the caches, which stay where they are.
+    rollout = on_every_host(rollout.replace(caches=())).replace(caches=rollout.caches)
     tokens_BT, closed_B = np.asarray(rollout.tokens_BT), np.asarray(rollout.thought_closed_B)
     # The thought ends where its marker begins, which may be several tokens before it is complete.
     ends_B = find_marker(tokens_BT, closed_B, reader.token_bytes, reader.task.think_end)

@@ -150,9 +150,9 @@ def draw_answers(
 
     Args:
         model: the policy's network.
-        params: its parameters, those that have made the cache of the traces.
+        params: its parameters, those that have made the caches of the traces.
         reader: the task in the policy's tokens.
-        traces: B of them, with their cache.
+        traces: B of them, with their caches.
         answers: the answer of each row's problem; shorter than B where rows only fill up.
         keys_B: typed PRNG keys.
         branches: M, the answers sampled at each boundary.
@@ -199,7 +199,7 @@ def judge_answers(
 
     Args:
         reader: the task in the policy's tokens.
-        traces: those that the meta-prover was asked about; their cache is not read.
+        traces: those that the meta-prover was asked about; their caches are not read.
         drawn: answers of each round.
         answered: what was said of the first rounds, or of none.
         answers: as in `draw_answers`.
@@ -253,7 +253,7 @@ def _draw(
     sampled = on_every_host(prove_branches(
         model,
         params,
-        rollout.cache,
+        rollout.caches,
         rollout.prompt_lengths_B,
         jnp.asarray(episodes.boundaries_BE),
         jnp.asarray(mask_BE),

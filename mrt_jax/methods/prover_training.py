@@ -122,7 +122,7 @@ def answers_to_train(
     """The answers that a step trains on: prompt, prefix, termination text and answer of each.
 
     Args:
-        traces: those that the meta-prover was asked about; their cache is not read.
+        traces: those that the meta-prover was asked about; their caches are not read.
         graded: its answers.
         weight: of their term beside the traces', `train_prover`.
         aggregation: see `answer_weights`.

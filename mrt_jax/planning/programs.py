@@ -140,11 +140,11 @@ def _compile_each(
 ) -> Iterator[Program]:
     has_prover = 'prover' in names and config.credit != 'none'
     if 'rollouts' in names or has_prover:
-        rollouts, cache = _compile_rollouts(config, model, mesh, rows)
+        rollouts, caches = _compile_rollouts(config, model, mesh, rows)
         if 'rollouts' in names:
             yield rollouts
         if has_prover:
-            yield _compile_prover(config, model, mesh, rows, cache)
+            yield _compile_prover(config, model, mesh, rows, caches)
     if 'update' in names:
         yield _compile_update(config, model, mesh, rows)
 
@@ -152,7 +152,7 @@ def _compile_each(
 def _compile_rollouts(
     config: Any, model: Transformer, mesh: Mesh, rows: int
 ) -> tuple[Program, Any]:
-    """With the cache that they leave behind, as shapes that lie on the mesh."""
+    """With the caches that they leave behind, as shapes that lie on the mesh."""
     budget = Budget(config.max_thinking_tokens, config.max_answer_tokens)
     terminals = Terminals(eos_ids=(0,), termination_tokens=(0,) * TERMINATION_TOKENS)
     prompts = PromptBatch(
@@ -169,24 +169,25 @@ def _compile_rollouts(
     compiled, seconds = _compile(
         mesh, SAMPLING_RULES, sample_rollouts, model, *arguments, **options
     )
-    shapes = jax.eval_shape(
-        lambda *arguments: sample_rollouts(model, *arguments, **options), *arguments
-    )
-    cache = placed_shapes(shapes.cache, compiled.output_shardings.cache)
+    with use_mesh(mesh, SAMPLING_RULES):  # Which rows share a cache depends on it.
+        shapes = jax.eval_shape(
+            lambda *arguments: sample_rollouts(model, *arguments, **options), *arguments
+        )
+    caches = placed_shapes(shapes.caches, compiled.output_shardings.caches)
     steps = response_slots(budget, terminals)
     work = rollout_work(
         model.config, rows=rows, group=config.group_size, prompt=config.max_prompt_tokens,
         new=steps, **_itemsizes(model),
     )
-    loops = len(stage_ends(config.max_prompt_tokens, steps))
-    contents = _contents(config, model, mesh, cache)
+    loops = len(stage_ends(caches[-1].positions_BS.shape[1] - steps, steps))
+    contents = _contents(config, model, mesh, caches)
     return Program(
         'rollouts', compiled, contents['optimizer'], contents, work, steps / loops, seconds
-    ), cache
+    ), caches
 
 
 def _compile_prover(
-    config: Any, model: Transformer, mesh: Mesh, rows: int, cache: Any
+    config: Any, model: Transformer, mesh: Mesh, rows: int, caches: Any
 ) -> Program:
     mask_BE = jax.ShapeDtypeStruct((rows, config.max_boundaries), jnp.bool_)
     texts = jax.eval_shape(
@@ -198,17 +199,17 @@ def _compile_prover(
         (lengths_B, boundaries_BE, mask_BE, texts, _keys(rows)), mesh, SAMPLING_RULES
     )
     compiled, seconds = _compile(
-        mesh, SAMPLING_RULES, prove_branches, model, placed_params(model, mesh), cache, *by_row,
+        mesh, SAMPLING_RULES, prove_branches, model, placed_params(model, mesh), caches, *by_row,
         Terminals(eos_ids=(0,)), branches=config.branches,
         max_answer_tokens=config.max_answer_tokens, sampling=SamplingConfig(**config.sampling),
         tile_rows=config.prover_rows,
     )
     work = prover_work(
         model.config, rows=rows, boundaries=config.max_boundaries, branches=config.branches,
-        prefix=cache.positions_BS.shape[1], text=TERMINATION_TOKENS,
+        prefix=longest_trace(config), text=TERMINATION_TOKENS,
         answer=config.max_answer_tokens, **_itemsizes(model),
     )
-    contents = _contents(config, model, mesh, cache)
+    contents = _contents(config, model, mesh, caches)
     return Program(
         'prover', compiled, contents['optimizer'], contents, work, config.max_answer_tokens - 1,
         seconds,
@@ -245,7 +246,7 @@ def _compile_update(config: Any, model: Transformer, mesh: Mesh, rows: int) -> P
         model.config, tokens=tokens, pairs=pairs,
         param_itemsize=jnp.dtype(model.param_dtype).itemsize, state_bytes=_global_bytes(state),
     )
-    contents = _contents(config, model, mesh, cache=())
+    contents = _contents(config, model, mesh, caches=())
     return Program('update', compiled, 0, contents, work, 1, seconds)
 
 
@@ -292,13 +293,13 @@ def _itemsizes(model: Transformer) -> dict[str, float]:
     return {'itemsize': jnp.dtype(model.dtype).itemsize, 'cache_itemsize': element}
 
 
-def _contents(config: Any, model: Transformer, mesh: Mesh, cache: Any) -> dict[str, int]:
+def _contents(config: Any, model: Transformer, mesh: Mesh, caches: Any) -> dict[str, int]:
     """Bytes on a device of what outlives a program."""
     state = abstract_state(model, optimizer_of(config, model), mesh)
     return {
         'parameters': device_bytes(placed_params(model, mesh)),
         'optimizer': device_bytes(state.opt_state),
-        'cache': device_bytes(cache),
+        'cache': device_bytes(caches),
     }
 
 

@@ -66,6 +66,8 @@ def rollout_work(
 ) -> Work:
     """Prompts read once a group, then `new` tokens of every row, one at a time.
 
+    A step reads the prompt's cache once for the group.
+
     Args:
         config: the network's.
         rows, group: responses, and those of one prompt.
@@ -79,13 +81,13 @@ def rollout_work(
         2 * body * prompts * prompt + 2 * head * prompts
         + attention_flops(config, prompts * prompt**2 / 2),
         (body + head) * itemsize,
-        cache_bytes(config, rows * prompt, cache_itemsize),
+        cache_bytes(config, prompts * prompt, cache_itemsize),
     )
     seen = rows * new * (prompt + new / 2)
     decode = Work(
         2 * (body + head) * rows * new + attention_flops(config, seen),
         (body + head) * itemsize * new,
-        cache_bytes(config, seen, cache_itemsize),
+        cache_bytes(config, prompts * new * prompt + rows * new**2 / 2, cache_itemsize),
     )
     return prefill + decode
 

@@ -2,9 +2,10 @@
 
 mu(. | x, z_{0:j}) of arXiv 2503.07572, section 3, is the policy with its thought forcibly ended
 after episode j. The keys and values of the prefix (x, z_{0:j}) are a part of what the rollout has
-left in its cache, so no prefix is filled again: attention of a branch merges three read-only
+left in its caches, so no prefix is filled again: attention of a branch merges these read-only
 sources exactly,
 
+    the prompt's cache, where rows share it         one for the E x M branches of all those rows
     the parent trace's cache, up to the boundary    one for the E x M branches of a row
     the boundary's termination text                 one for its M branches
     the branch's own answer                         its own
@@ -139,7 +140,7 @@ def branch_keys(
 def _prove_branches(
     model: Transformer,
     params: Any,
-    cache: KVCache,
+    caches: tuple[KVCache, ...],
     prompt_lengths_B: jax.Array,
     boundaries_BE: jax.Array,
     mask_BE: jax.Array,
@@ -158,7 +159,7 @@ def _prove_branches(
     Args:
         model: the policy's network; static.
         params: its parameters.
-        cache: the rollouts' cache, see `Rollout`; only read.
+        caches: those of the rollouts, see `Rollout`; only read.
         prompt_lengths_B: int32.
         boundaries_BE: int32, response tokens in each prefix.
         mask_BE: bool, boundaries to answer at; the others give branches of length 0.
@@ -187,11 +188,11 @@ def _prove_branches(
         uniforms_BEMA=uniforms_RA.reshape(*keys_BEM.shape, max_answer_tokens),
     )
 
-    def answer(cache: KVCache, forks: _Forks, mask_BE: jax.Array) -> _Answers:
-        return _answer(decoder, params, cache, forks, mask_BE, terminals, sampling=sampling)
+    def answer(caches: tuple[KVCache, ...], forks: _Forks, mask_BE: jax.Array) -> _Answers:
+        return _answer(decoder, params, caches, forks, mask_BE, terminals, sampling=sampling)
 
     cells = max(1, tile_rows // branches)
-    answers = map_tiles(answer, cache, forks, mask_BE, tile_cells=cells)
+    answers = map_tiles(answer, caches, forks, mask_BE, tile_cells=cells)
     return _join(termination, answers, mask_BE, terminals.pad_id)
 
 
@@ -206,7 +207,7 @@ prove_branches = jax.jit(
 def _answer(
     model: Transformer,
     params: Any,
-    cache: KVCache,
+    caches: tuple[KVCache, ...],
     forks: _Forks,
     mask_BE: jax.Array,
     terminals: Terminals,
@@ -228,7 +229,7 @@ def _answer(
         (offsets_XA >= 0) & mask_BE.reshape(-1, 1), limit_X[:, None] + offsets_XA, -1
     )
     hidden_XAD, text_kv = read_tokens(
-        model, params, text_XA, text_positions_XA, (Context(cache, limit_X),)
+        model, params, text_XA, text_positions_XA, _below(caches, limit_X)
     )
     text = as_cache(text_kv, text_positions_XA, model.stored_dtype)
 
@@ -260,7 +261,7 @@ def _answer(
         positions_R1 = jnp.where(decode.rows.live_B, start_R + last, -1)[:, None]
         hidden_RD, suffix = append_tokens(
             model, params, tokens_R1, positions_R1, Room(decode.suffix, last),
-            (Context(cache, limit_R), Context(text)),
+            (*_below(caches, limit_R), Context(text)),
         )
         return draw(dataclasses.replace(decode, suffix=suffix), hidden_RD)
 
@@ -279,6 +280,10 @@ def _answer(
         lengths_BEM=decode.rows.lengths_B.reshape(shape[:-1]),
         stopped_BEM=decode.rows.stopped_B.reshape(shape[:-1]),
     )
+
+
+def _below(caches: tuple[KVCache, ...], limit_X: jax.Array) -> tuple[Context, ...]:
+    return tuple(Context(cache, limit_X) for cache in caches)
 
 
 def _pad_left(tokens_XA: jax.Array, lengths_X: jax.Array) -> jax.Array:

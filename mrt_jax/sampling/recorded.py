@@ -94,7 +94,7 @@ def prove_recorded(
                 proved = prove_branches(
                     model,
                     params,
-                    fill_cache(model, params, batch.sequences),
+                    (fill_cache(model, params, batch.sequences),),
                     batch.prompt_lengths_B,
                     batch.boundaries_BE,
                     batch.mask_BE,

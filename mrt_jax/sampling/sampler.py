@@ -6,6 +6,7 @@ randomness of a row comes from its own key, so its sample does not depend on its
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from flax import struct
 
 from mrt_jax.models.cache import (
     KEY_BLOCK,
+    Context,
     KVCache,
     Room,
     as_cache,
@@ -35,6 +37,7 @@ from mrt_jax.sampling.phases import (
 )
 from mrt_jax.sampling.processors import SamplingConfig, sample_tokens
 from mrt_jax.sampling.row_keys import draw_uniforms
+from mrt_jax.sharding.rules import shards_in_use
 
 
 @struct.dataclass
@@ -68,8 +71,9 @@ class Rollout:
             their thought, all but the end-of-sequence token.
         forced_B: bool, the thinking budget was spent and the termination text forced.
         ended_B: bool, the row ended by itself rather than cut by its budget.
-        cache: keys and values of all prompt and response tokens. `sample_rollouts` puts prompt
-            column p in slot p and response token t in slot P + t.
+        caches: keys and values of all prompt and response tokens, rows as in `cache.Context`: in
+            one cache, or in one of the prompts, each read and kept once for neighbours that share
+            it, and one of the responses. None of them once nobody reads them any more.
     """
 
     prompt_tokens_BP: jax.Array
@@ -81,12 +85,12 @@ class Rollout:
     thought_closed_B: jax.Array
     forced_B: jax.Array
     ended_B: jax.Array
-    cache: KVCache
+    caches: tuple[KVCache, ...]
 
 
 @struct.dataclass
 class _Decode:
-    """Carry of the decode loop; `hidden_BD` belongs to the last token fed."""
+    """Carry of the decode loop; `hidden_BD` belongs to the last token fed, `cache` to the rows."""
 
     step: jax.Array
     hidden_BD: jax.Array
@@ -138,21 +142,32 @@ def prompt_positions(lengths_B: jax.Array, slots: int) -> jax.Array:
 
 
 def _prefill(
-    model: Transformer, params: Any, prompts: PromptBatch, group_size: int = 1
+    model: Transformer, params: Any, prompts: PromptBatch, group_size: int = 1, sharing: int = 1
 ) -> tuple[jax.Array, KVCache]:
-    """Hidden states of the last prompt tokens [B, D] and a cache that holds just the prompts."""
+    """Hidden states of the last prompt tokens [B, D] and a cache that holds just the prompts.
+
+    Each is read once for its group, and kept once for `sharing` rows of it.
+    """
     slots = prompts.tokens_BP.shape[1]
     positions_BP = prompt_positions(prompts.lengths_B, slots)
     hidden_YPD, prompt_kv = read_tokens(
         model, params, prompts.tokens_BP[::group_size], positions_BP[::group_size]
     )
     hidden_BD = jnp.repeat(hidden_YPD[:, -1], group_size, axis=0)
-    prompt_kv = jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), prompt_kv)
-    return hidden_BD, as_cache(prompt_kv, positions_BP, model.stored_dtype)
+    prompt_kv = jax.tree.map(lambda x: jnp.repeat(x, group_size // sharing, axis=0), prompt_kv)
+    return hidden_BD, as_cache(prompt_kv, positions_BP[::sharing], model.stored_dtype)
+
+
+def rows_sharing(rows: int, group_size: int) -> int:
+    """Rows that keep their common prompt together: those of a group, as far as a shard has them."""
+    return math.gcd(group_size, rows // shards_in_use(rows))
 
 
 def _fill_cache(model: Transformer, params: Any, sequences: PromptBatch) -> KVCache:
-    """Cache of sequences that are already known, such as recorded traces behind their prompts."""
+    """Cache of sequences that are already known, such as recorded traces behind their prompts.
+
+    Its slot p has column p.
+    """
     return _prefill(model, params, sequences)[1]
 
 
@@ -175,6 +190,10 @@ def stage_ends(slots: int, steps: int) -> list[int]:
 
     Three stages read two thirds of what one would; each compiles its own loop. Caches of odd sizes
     are slower to multiply by, so stages end where the size is one of whole blocks of keys.
+
+    Args:
+        slots: those before the first step's, in the same cache.
+        steps: of the whole loop.
     """
     stages = 3 if steps >= 48 else 1
     sizes = [slots + -(-steps * (stage + 1) // stages) for stage in range(stages)]
@@ -202,10 +221,12 @@ def _sample_rollouts(
         terminals: what ends thoughts and rows.
         budget: token budgets; static. They fix T.
         sampling: how tokens are drawn; static.
-        group_size: rows in a row that share one prompt, which is read once; static.
+        group_size: rows in a row that share one prompt, which is read once, and attended to by all
+            of them together; static.
 
     Returns:
-        The rollouts, with S = P + T cache slots.
+        The rollouts. Their prompts' cache has P slots and their responses' T, or one cache has
+        P + T where no rows share a prompt.
 
     Raises:
         ValueError: groups do not divide the rows, or see `response_slots`; while tracing.
@@ -226,7 +247,7 @@ def _sample_rollouts(
         positions_B = jnp.where(decode.rows.live_B, prompts.lengths_B + step, -1)
         hidden_BD, cache = append_tokens(
             decoder, own_params, tokens_B[:, None], positions_B[:, None],
-            Room(decode.cache, slots + step),
+            Room(decode.cache, before + step), tuple(map(Context, shared)),
         )
         return _Decode(
             step=step + 1,
@@ -238,8 +259,13 @@ def _sample_rollouts(
             cache=cache,
         )
 
-    hidden_BD, cache = _prefill(model, params, prompts, group_size)
-    if decoder.columns:
+    sharing = rows_sharing(rows, group_size)
+    hidden_BD, cache = _prefill(model, params, prompts, group_size, sharing)
+    shared: tuple[KVCache, ...] = ()
+    before = slots
+    if sharing > 1:
+        shared, cache, before = (cache,), empty_room(decoder, rows, 0), 0
+    elif decoder.columns:
         cache = split_keys(cache)
     decode = _Decode(
         step=jnp.int32(0),
@@ -252,16 +278,16 @@ def _sample_rollouts(
     )
     # A step reads the whole cache, so the cache grows in stages rather than start at full size.
     # The last token of every row is fed too: a boundary may lie behind it.
-    for end in stage_ends(slots, steps):
+    for end in stage_ends(before, steps):
 
         def unfinished(decode: _Decode, end: int = end) -> jax.Array:
             return (decode.step < end) & decode.rows.live_B.any()
 
-        decode = dataclasses.replace(decode, cache=_grow(decoder, decode.cache, slots + end))
+        decode = dataclasses.replace(decode, cache=_grow(decoder, decode.cache, before + end))
         decode = jax.lax.while_loop(unfinished, decode_token, decode)
     cache = decode.cache
     if decoder.columns:
-        cache = join_keys(cache, slots + steps)
+        cache = join_keys(cache, before + steps)
     return Rollout(
         prompt_tokens_BP=prompts.tokens_BP,
         prompt_lengths_B=prompts.lengths_B,
@@ -272,7 +298,7 @@ def _sample_rollouts(
         thought_closed_B=decode.rows.thought_B,
         forced_B=decode.rows.forced_B,
         ended_B=decode.rows.stopped_B,
-        cache=cache,
+        caches=(*shared, cache),
     )
 
 

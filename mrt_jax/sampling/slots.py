@@ -22,7 +22,6 @@ from mrt_jax.models.cache import (
     KVCache,
     Room,
     as_cache,
-    empty_cache,
     join_keys,
     split_keys,
 )
@@ -116,8 +115,8 @@ def _sample_in_slots(
         sampling: how tokens are drawn; static.
         slots: rows decoded together; a multiple of the mesh's row shards; static.
         group_size: rows in a row that share one prompt, which is read once; static.
-        keep_cache: whether the result's cache holds the rows' keys and values, in an order that
-            only its `positions_BS` tells; else it has no slots; static.
+        keep_cache: whether the result has a cache with the rows' keys and values, in an order that
+            only its `positions_BS` tells; else it has none; static.
 
     Returns:
         The rollouts. A row's tokens follow from its prompt and its key alone.
@@ -251,11 +250,9 @@ def _sample_in_slots(
         return x[:, :rows].reshape(total, *x.shape[2:])
 
     done = jax.tree.map(whole, decode.rows)
-    kept = decode.kept
-    if kept is None:
-        kept = empty_cache(model.config, total, 0, model.stored_dtype)
-    elif decoder.columns:
-        kept = join_keys(kept, ring)
+    kept = () if decode.kept is None else (decode.kept,)
+    if decoder.columns:
+        kept = tuple(join_keys(cache, ring) for cache in kept)
     return Rollout(
         prompt_tokens_BP=prompts.tokens_BP,
         prompt_lengths_B=prompts.lengths_B,
@@ -266,7 +263,7 @@ def _sample_in_slots(
         thought_closed_B=done.phases.thought_B,
         forced_B=done.phases.forced_B,
         ended_B=done.phases.stopped_B,
-        cache=kept,
+        caches=kept,
     )
 
 

@@ -23,8 +23,8 @@ _COLUMN_PARTS = 3  # Tiles along the columns: few, as each reads its rows' cache
 
 
 def map_tiles(
-    apply: Callable[[KVCache, Inputs, jax.Array], Outputs],
-    cache: KVCache,
+    apply: Callable[[tuple[KVCache, ...], Inputs, jax.Array], Outputs],
+    caches: tuple[KVCache, ...],
     inputs: Inputs,
     mask_BE: jax.Array,
     *,
@@ -35,9 +35,10 @@ def map_tiles(
     Rows are sorted within each of the mesh's shards, so that no row of the cache leaves its device.
 
     Args:
-        apply: from the cache of some rows, their inputs [b, e, ...] and mask [b, e] to outputs
-            [b, e, ...]. A cell's output must follow from its row of the cache and its input.
-        cache: of B rows.
+        apply: from the caches of some rows, their inputs [b, e, ...] and mask [b, e] to outputs
+            [b, e, ...]. A cell's output must follow from its rows of the caches and its input.
+        caches: each of B rows, or of fewer that neighbours share, see `cache.Context`. In a tile,
+            whose rows need not be neighbours, each has its own.
         inputs: tree of arrays [B, E, ...].
         mask_BE: bool, cells in use.
         tile_cells: most cells of a tile on each device.
@@ -49,7 +50,7 @@ def map_tiles(
     groups = shards_in_use(rows)
     grid = rows // groups, columns
     if math.prod(grid) <= tile_cells:
-        return apply(cache, inputs, mask_BE)
+        return apply(caches, inputs, mask_BE)
     tile = _tile_shape(*grid, tile_cells)
     tiles = -(-grid[0] // tile[0]), -(-grid[1] // tile[1])
 
@@ -70,7 +71,9 @@ def map_tiles(
 
     def run_rows(carry: None, chosen: tuple[jax.Array, jax.Array]) -> tuple[None, Outputs]:
         index_Gb, fresh_b = chosen
-        own = jax.tree.map(lambda x: _take_rows(x, index_Gb), cache)
+        own = jax.tree.map(
+            lambda x: _take_rows(x, index_Gb // (rows // x.shape[0])), caches
+        )
 
         def run_tile(carry: None, cut: tuple[Inputs, jax.Array]) -> tuple[None, Outputs]:
             shapes = jax.eval_shape(apply, own, *cut)

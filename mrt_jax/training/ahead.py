@@ -47,7 +47,7 @@ class Sampled:
     """A batch that has been sampled and is still to be judged; all of it on the host.
 
     Attributes:
-        traces: B of them, without their cache.
+        traces: B of them, without their caches.
         drawn: the meta-prover's answers about them, by round; none where it was not asked.
         answered: what was said about those of the first rounds, as far as it is known.
     """
@@ -147,7 +147,7 @@ class RolloutsAhead:
         """
         if arrays is None:
             return
-        rollout = Rollout(**arrays['rollout'], cache=None)
+        rollout = Rollout(**arrays['rollout'], caches=())
         drawn = arrays.get('drawn', {})
         self._check(rollout, drawn)
         self._ahead = Sampled(
@@ -189,7 +189,7 @@ def _finish(
     step: int,
     clock: Callable[[str], contextlib.AbstractContextManager[None]],
 ) -> Sampled:
-    """Waits for rollouts, and for the meta-prover's answers about them; lets their cache go."""
+    """Waits for rollouts, and for the meta-prover's answers about them; lets their caches go."""
     with clock('rollout_seconds'):
         traces = read_rollouts(setup, rollout)
     drawn, answered = (), ()
@@ -197,7 +197,7 @@ def _finish(
         answers = row_answers(problems, setup.config.group_size)
         with clock('prover_seconds'):
             drawn, answered = draw_proof(setup, params, traces, answers, step_key(setup, step))
-    on_host = jax.device_get(traces.rollout.replace(cache=None))
+    on_host = jax.device_get(traces.rollout.replace(caches=()))
     return Sampled(Traces(on_host, traces.episodes), drawn, answered)
 
 
@@ -216,7 +216,8 @@ def _describe(drawn: bool, logprobs: bool) -> str:
 def _fields(value: Any) -> dict[str, np.ndarray]:
     """The arrays of a dataclass by their names."""
     found = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return {name: np.asarray(x) for name, x in found.items() if x is not None}
+    arrays = (np.ndarray, jax.Array)
+    return {name: np.asarray(x) for name, x in found.items() if isinstance(x, arrays)}
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +41,7 @@ _REPLACED = f'.replaced{_UNFINISHED}'
 # Of the JSON item: the run's own object, and the metric of `Retention.best` by step.
 _META, _SCORES = 'run', 'scores'
 _NEXT = 'next'
+_LOOKS, _BETWEEN_LOOKS_SECONDS = 20, 0.1
 _NO_METRICS: Mapping[str, Any] = {}
 
 
@@ -191,7 +193,7 @@ class CheckpointStore:
             if leads():
                 with contextlib.suppress(OSError):
                     self._put_back(step)
-                    self._remove_leftovers()  # They take room on a disk that may have none.
+                self._remove_failed()
             raise
         wait_for_all('checkpoint complete')
         self._damaged.clear()  # The process that leads has removed them.
@@ -322,9 +324,26 @@ class CheckpointStore:
 
         Only the saving process does this: to a reader, a save under way would look the same.
         """
-        if self._directory.is_dir():
-            for path in self._directory.glob(f'*{_UNFINISHED}*'):
-                shutil.rmtree(path)
+        for path in self._leftovers():
+            shutil.rmtree(path)
+
+    def _remove_failed(self) -> None:
+        """Removes what a failed save has left, as far as that can be done.
+
+        It takes room on a disk that may have none. TensorStore's other writes go on for a moment
+        after the first has failed, and make their folders again.
+        """
+        for _ in range(_LOOKS):
+            with contextlib.suppress(OSError):
+                self._remove_leftovers()
+            time.sleep(_BETWEEN_LOOKS_SECONDS)
+            if not self._leftovers():
+                break
+
+    def _leftovers(self) -> list[Path]:
+        if not self._directory.is_dir():
+            return []
+        return list(self._directory.glob(f'*{_UNFINISHED}*'))
 
 
 def _number(metric: Any) -> float:

@@ -31,7 +31,7 @@ class Collected:
     """What a step learns from.
 
     Attributes:
-        experience: its traces; without their cache, which nobody reads any more.
+        experience: its traces; without their caches, which nobody reads any more.
         proof: J at their boundaries; None if it was not asked for.
         starts: where traces that go on from prefixes began; None for those that do not.
         metrics: of the collecting, among them `sampled_tokens` and `prover_tokens`, and its clocks.
@@ -122,7 +122,7 @@ def collect_continuations(
         'prefix_tokens': np.mean([len(prefix.tokens) for prefix in group.prefixes]),
         'rollout_seconds': time.monotonic() - started,
     }
-    return Collected(_without_cache(experience), None, starts, metrics)
+    return Collected(_without_caches(experience), None, starts, metrics)
 
 
 def sample_prefixes(
@@ -158,15 +158,15 @@ def _has_signal(experience: Experience, group_size: int) -> np.ndarray:
     return rewards_XG.max(axis=1) > rewards_XG.min(axis=1)
 
 
-def _without_cache(experience: Experience) -> Experience:
-    return dataclasses.replace(experience, rollout=experience.rollout.replace(cache=None))
+def _without_caches(experience: Experience) -> Experience:
+    return dataclasses.replace(experience, rollout=experience.rollout.replace(caches=()))
 
 
 def _take_rows(
     experience: Experience, proof: Proof | None, rows: np.ndarray
 ) -> tuple[Experience, Proof | None]:
-    """Some rows of a batch, without their cache; all of them as they are."""
-    experience = _without_cache(experience)
+    """Some rows of a batch, without their caches; all of them as they are."""
+    experience = _without_caches(experience)
     if len(rows) == len(experience.rewards_B):
         return experience, proof
     take = lambda tree: jax.tree.map(lambda x: np.asarray(x)[rows], tree)  # noqa: E731

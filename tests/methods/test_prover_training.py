@@ -45,7 +45,7 @@ def draw_traces(rng):
         prompt_lengths_B=prompt_lengths_B, lengths_B=np.full(ROWS, RESPONSE, np.int32),
         tokens_BT=rng.integers(1, 64, (ROWS, RESPONSE)).astype(np.int32),
         logprobs_BT=rng.normal(-2, 1, (ROWS, RESPONSE)).astype(np.float32),
-        sampled_BT=None, thought_closed_B=None, forced_B=None, ended_B=None, cache=None,
+        sampled_BT=None, thought_closed_B=None, forced_B=None, ended_B=None, caches=(),
     )
     return Traces(rollout, Episodes(boundaries_BE, np.full(ROWS, BOUNDARIES - 1)))
 

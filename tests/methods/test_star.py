@@ -57,7 +57,7 @@ def make_traces(answers, ended=None, forced=None):
         prompt_tokens_BP=prompt_tokens_BP, prompt_lengths_B=prompts_B, tokens_BT=tokens_BT,
         logprobs_BT=None, sampled_BT=None, lengths_B=np.array([len(r) for r in responses]),
         thought_closed_B=thoughts_B, forced_B=forced_B,
-        ended_B=np.array(ended or [True] * rows), cache=None,
+        ended_B=np.array(ended or [True] * rows), caches=(),
     )
     ends_B = np.full(rows, len(encode(THOUGHT)))
     episodes = segment(tokens_BT, ends_B, READER.token_bytes, TASK.rule, 4)

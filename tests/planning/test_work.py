@@ -40,7 +40,8 @@ def test_rollouts_add_up_token_by_token():
     assert work.param_bytes == (new + 1) * matrices
     per_token = 2 * 2 * CONFIG.num_layers * CONFIG.num_kv_heads * CONFIG.head_width
     assert cache_bytes(CONFIG, 1, 2) == per_token
-    read = rows * per_token * sum(prompt + token for token in range(new + 1))
+    prompts = rows // group * prompt * (new + 1)  # By the rows of a group together.
+    read = per_token * (prompts + rows * sum(range(new + 1)))
     assert work.split_bytes == pytest.approx(read, rel=0.05)
 
 

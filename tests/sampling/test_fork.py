@@ -38,19 +38,19 @@ class Case:
         self.keys_B = split_by_row(jax.random.key(1), ROWS)
 
     def prove(
-        self, rows=slice(None), cache=None, branches=BRANCHES, tile_rows=256, common_draws=False,
+        self, rows=slice(None), caches=None, branches=BRANCHES, tile_rows=256, common_draws=False,
         **changes,
     ):
-        cache = self.rollout.cache if cache is None else cache
+        caches = caches or self.rollout.caches
         take = lambda x: jax.tree.map(lambda a: jnp.asarray(a)[rows], x)  # noqa: E731
-        cache = jax.tree.map(lambda x: x[rows], cache)
+        caches = jax.tree.map(lambda x: x[rows], caches)
         arguments = {
             'mask_BE': self.mask_BE, 'boundaries_BE': self.boundaries_BE,
             'text_BEA': self.text_BEA, 'text_lengths_BE': self.text_lengths_BE,
             'terminals': self.terminals, 'sampling': SamplingConfig(),
         } | changes  # fmt: skip
         return prove_branches(
-            self.tiny.model, self.tiny.params, cache, take(self.rollout.prompt_lengths_B),
+            self.tiny.model, self.tiny.params, caches, take(self.rollout.prompt_lengths_B),
             take(jnp.asarray(arguments['boundaries_BE'], jnp.int32)), take(arguments['mask_BE']),
             Termination(take(jnp.asarray(arguments['text_BEA'], jnp.int32)),
                         take(jnp.asarray(arguments['text_lengths_BE'], jnp.int32))),
@@ -220,14 +220,13 @@ def test_recorded_traces_give_the_same_branches(case, branches):
         )
     ]
     cache = fill_cache(case.tiny.model, case.tiny.params, encode_prompts(sequences, SLOTS + 21))
-    _assert_equal(case.prove(cache=cache), branches)
+    _assert_equal(case.prove(caches=(cache,)), branches)
 
 
 def test_traces_may_be_sharded(case, branches):
     mesh = make_mesh(data=2, fsdp=2, sequence=2)
     by_row = batch_sharding(mesh, SAMPLING_RULES)
-    cache = case.rollout.cache
-    cache = jax.device_put(cache, by_row)
+    caches = jax.device_put(case.rollout.caches, by_row)
     inputs = (
         case.rollout.prompt_lengths_B,
         jnp.asarray(case.boundaries_BE, jnp.int32),
@@ -240,7 +239,7 @@ def test_traces_may_be_sharded(case, branches):
     # Tiles of two traces and three boundaries on each device.
     with use_mesh(mesh, SAMPLING_RULES):
         sharded = prove_branches(
-            case.tiny.model, case.tiny.params, cache, *jax.device_put(inputs, by_row),
+            case.tiny.model, case.tiny.params, caches, *jax.device_put(inputs, by_row),
             case.terminals, branches=BRANCHES, max_answer_tokens=ANSWER,
             sampling=SamplingConfig(), tile_rows=2 * 3 * BRANCHES,
         )  # fmt: skip
@@ -269,7 +268,7 @@ def test_windows_by_layer_and_caps_hold_in_rollouts_and_branches(tiny_gemma, ter
     boundaries_BE = np.stack([lengths_B // 2, lengths_B], axis=1)
     mask_BE = jnp.ones((rows, 2), bool)
     branches = prove_branches(
-        tiny_gemma.model, tiny_gemma.params, rollout.cache, rollout.prompt_lengths_B,
+        tiny_gemma.model, tiny_gemma.params, rollout.caches, rollout.prompt_lengths_B,
         jnp.asarray(boundaries_BE), mask_BE, same_termination((5, 6), mask_BE),
         split_by_row(jax.random.key(1), rows), terminals,
         branches=1, max_answer_tokens=ANSWER, sampling=greedy, tile_rows=2,

@@ -77,7 +77,7 @@ def test_what_is_appended_is_what_is_stored_at_once(small):
 
 def test_log_probabilities_are_near_those_of_a_full_cache(small, prompts, terminals):
     rollout = roll(small, prompts, terminals)
-    assert rollout.cache.k_BKCS[0].codes.dtype == jnp.int8
+    assert rollout.caches[0].k_BKCS[0].codes.dtype == jnp.int8
     lengths_B = np.asarray(rollout.lengths_B)
     sequences = [
         [*prompt, *tokens_T[:length]] for prompt, tokens_T, length in zip(
@@ -109,15 +109,15 @@ def test_answers_are_near_those_of_a_full_cache(tiny, small, prompts, terminals)
         rollout = roll(tiny, prompts, terminals)
         if policy is small:
             layers = range(tiny.model.config.num_layers)
-            cache = rollout.cache
-            rollout = rollout.replace(cache=cache.replace(
+            [cache] = rollout.caches
+            rollout = rollout.replace(caches=(cache.replace(
                 k_BKCS=tuple(round_to_int8(cache.k_BKCS[layer], 2) for layer in layers),
                 v_BKSC=tuple(round_to_int8(cache.v_BKSC[layer], 3) for layer in layers),
-            ))
+            ),))
         boundaries_BE = np.asarray(rollout.lengths_B)[:, None] * np.array([1, 2]) // 2
         mask_BE = np.ones_like(boundaries_BE, bool)
         branches = prove_branches(
-            policy.model, policy.params, rollout.cache, rollout.prompt_lengths_B,
+            policy.model, policy.params, rollout.caches, rollout.prompt_lengths_B,
             jnp.asarray(boundaries_BE, jnp.int32), mask_BE, same_termination((5, 6), mask_BE),
             split_by_row(jax.random.key(1), len(prompts)), terminals,
             branches=1, max_answer_tokens=5, sampling=SamplingConfig(temperature=0.0),

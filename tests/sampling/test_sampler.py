@@ -87,18 +87,19 @@ def test_cache_holds_what_a_plain_forward_computes(tiny, prompts, rollout):
     filled = fill_cache(tiny.model, tiny.params, batch)
     for row, sequence in enumerate(sequences):
         start = SLOTS - len(prompts[row])
-        own = np.asarray(rollout.cache.positions_BS[row])
+        [cache] = rollout.caches
+        own = np.asarray(cache.positions_BS[row])
         kept = slice(start, start + len(sequence))
         np.testing.assert_array_equal(own[kept], np.arange(len(sequence)))
         assert (np.delete(own, np.arange(kept.start, kept.stop)) == -1).all()
         last = slice(SLOTS + STEPS - len(sequence), None)
         for layer in range(tiny.model.config.num_layers):
             np.testing.assert_allclose(
-                rollout.cache.k_BKCS[layer][row, :, :, kept],
+                cache.k_BKCS[layer][row, :, :, kept],
                 filled.k_BKCS[layer][row, :, :, last], rtol=1e-4, atol=1e-4,
             )
             np.testing.assert_allclose(
-                rollout.cache.v_BKSC[layer][row, :, kept],
+                cache.v_BKSC[layer][row, :, kept],
                 filled.v_BKSC[layer][row, :, last], rtol=1e-4, atol=1e-4,
             )
 
@@ -134,7 +135,7 @@ def test_empty_rows_fill_up_a_batch(tiny, prompts, terminals, rollout):
     padded = _roll(tiny, filled, terminals, keys_B=keys_B)
     assert (np.asarray(padded.lengths_B[3:]) == 0).all()
     assert np.isfinite(padded.logprobs_BT).all()
-    _assert_rows_equal(jax.tree.map(lambda x: x[:3], padded.replace(cache=None)), rollout, kept)
+    _assert_rows_equal(jax.tree.map(lambda x: x[:3], padded.replace(caches=())), rollout, kept)
 
 
 def test_a_row_does_not_depend_on_the_batch_size(tiny, prompts, terminals, rollout):
@@ -149,7 +150,7 @@ def test_the_loop_stops_when_every_row_has_ended(tiny, prompts, terminals):
     ending = terminals.replace(eos_ids=tuple(range(13)))
     rollout = _roll(tiny, prompts, ending)
     assert (np.asarray(rollout.lengths_B) == 1).all() and rollout.ended_B.all()
-    for k_BKCS in rollout.cache.k_BKCS:
+    for k_BKCS in rollout.caches[0].k_BKCS:
         assert not np.asarray(k_BKCS[..., SLOTS + 1 :]).any()
         assert np.asarray(k_BKCS[..., SLOTS]).any()
 
@@ -169,7 +170,7 @@ def test_rows_may_be_sharded(tiny, prompts, terminals, rollout):
         sampling=SamplingConfig(),
     )
     _assert_rows_equal(sharded, rollout, np.arange(len(prompts)))
-    for k_BKCS in sharded.cache.k_BKCS:
+    for k_BKCS in sharded.caches[0].k_BKCS:
         assert k_BKCS.sharding.shard_shape(k_BKCS.shape)[0] == len(prompts) // 8
 
 

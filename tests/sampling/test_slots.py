@@ -71,7 +71,7 @@ def test_rows_are_those_of_the_whole_batch(tiny, prompts, terminals, slots, widt
     assert_same(rollout, expected)
     assert len({*np.asarray(expected.lengths_B).tolist()}) > 3  # Else nobody takes turns.
     for row in range(len(prompts)):
-        ours, theirs = by_position(rollout.cache, row), by_position(expected.cache, row)
+        ours, theirs = (by_position(*one.caches, row) for one in (rollout, expected))
         for mine, other in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
 
@@ -90,7 +90,7 @@ def test_a_group_shares_its_prompt(tiny, prompts, terminals):
 def test_the_cache_is_kept_on_demand_only(tiny, prompts, terminals):
     rollout = roll(tiny, prompts, terminals, slots=2, keep_cache=False)
     assert_same(rollout, together(tiny, prompts, terminals))
-    assert rollout.cache.positions_BS.shape == (len(prompts), 0)
+    assert rollout.caches == ()
 
 
 @pytest.mark.parametrize('sizes', [dict(data=4), dict(fsdp=2, sequence=2), dict(data=2, tensor=2)])
@@ -108,7 +108,7 @@ def test_rows_stay_on_their_shard(tiny, prompts, terminals, sizes):
         rollout = sample_in_slots(model, *arrays, **options)
         program = sample_in_slots.lower(model, *arrays, **options).compile().as_text()
     assert_same(rollout, together(tiny, prompts, terminals))
-    for k_BKCS in rollout.cache.k_BKCS:
+    for k_BKCS in rollout.caches[0].k_BKCS:
         shard = k_BKCS.sharding.shard_shape(k_BKCS.shape)
         assert shard[0] == len(prompts) // row_shards(mesh, SAMPLING_RULES)
     if mesh.shape['tensor'] == 1:  # Else each row's devices share its vocabulary.

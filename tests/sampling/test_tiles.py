@@ -16,22 +16,28 @@ ROWS, COLUMNS = 24, 7
 def _grid(seed):
     rng = np.random.default_rng(seed)
     counts_B = rng.integers(0, COLUMNS + 1, ROWS)
-    cache = KVCache(
-        k_BKCS=tuple(jnp.asarray(rng.normal(size=(2, ROWS, 1, 2, 3)), jnp.float32)),
-        v_BKSC=tuple(jnp.asarray(rng.normal(size=(2, ROWS, 1, 3, 2)), jnp.float32)),
-        positions_BS=jnp.asarray(rng.integers(0, 9, (ROWS, 3)), jnp.int32),
+    caches = tuple(
+        KVCache(
+            k_BKCS=tuple(jnp.asarray(rng.normal(size=(2, rows, 1, 2, 3)), jnp.float32)),
+            v_BKSC=tuple(jnp.asarray(rng.normal(size=(2, rows, 1, 3, 2)), jnp.float32)),
+            positions_BS=jnp.asarray(rng.integers(0, 9, (rows, 3)), jnp.int32),
+        )
+        for rows in (ROWS // 3, ROWS)  # Three neighbours share a row of the first.
     )
     inputs = {
         'one': jnp.asarray(rng.normal(size=(ROWS, COLUMNS)), jnp.float32),
         'two': jnp.asarray(rng.integers(0, 9, (ROWS, COLUMNS, 2)), jnp.int32),
     }
-    return cache, inputs, jnp.asarray(np.arange(COLUMNS) < counts_B[:, None])
+    return caches, inputs, jnp.asarray(np.arange(COLUMNS) < counts_B[:, None])
 
 
-def _apply(cache, inputs, mask_be):
-    of_row = cache.positions_BS.sum(-1).astype(jnp.float32)
-    for k_bKCS, v_bKSC in zip(cache.k_BKCS, cache.v_BKSC, strict=True):
-        of_row += k_bKCS.sum((1, 2, 3)) + 2 * v_bKSC.sum((1, 2, 3))
+def _apply(caches, inputs, mask_be):
+    of_row = 0
+    for factor, cache in enumerate(caches, 1):
+        of_cache = cache.positions_BS.sum(-1).astype(jnp.float32)
+        for k_bKCS, v_bKSC in zip(cache.k_BKCS, cache.v_BKSC, strict=True):
+            of_cache += k_bKCS.sum((1, 2, 3)) + 2 * v_bKSC.sum((1, 2, 3))
+        of_row += factor * jnp.repeat(of_cache, len(mask_be) // len(of_cache))
     cells = jnp.where(mask_be, of_row[:, None] * inputs['one'], 0)
     return cells, jnp.where(mask_be[:, :, None], 1 + inputs['two'], 0)
 
@@ -42,18 +48,18 @@ def test_tiles_give_what_the_whole_grid_gives(tile_cells, shards):
     mesh = make_mesh(data=shards)
     run = jax.jit(lambda *grid: map_tiles(_apply, *grid, tile_cells=tile_cells))
     for seed in range(3):
-        cache, inputs, mask_BE = _grid(seed)
-        expected = _apply(cache, inputs, mask_BE)
+        caches, inputs, mask_BE = _grid(seed)
+        expected = _apply(caches, inputs, mask_BE)
         with use_mesh(mesh):
             inputs, mask_BE = jax.device_put((inputs, mask_BE), batch_sharding(mesh))
-            actual = run(cache, inputs, mask_BE)
+            actual = run(caches, inputs, mask_BE)
         for one, two in zip(actual, expected, strict=True):
             np.testing.assert_allclose(one, two, rtol=1e-6)
 
 
 def test_nothing_in_use():
-    cache, inputs, mask_BE = _grid(0)
-    cells, pairs = map_tiles(_apply, cache, inputs, jnp.zeros_like(mask_BE), tile_cells=8)
+    caches, inputs, mask_BE = _grid(0)
+    cells, pairs = map_tiles(_apply, caches, inputs, jnp.zeros_like(mask_BE), tile_cells=8)
     assert cells.shape == (ROWS, COLUMNS) and pairs.shape == (ROWS, COLUMNS, 2)
     assert not cells.any() and not pairs.any()
 
@@ -61,15 +67,15 @@ def test_nothing_in_use():
 def test_empty_tiles_are_skipped():
     ran = []
 
-    def counting(cache, inputs, mask_be):
+    def counting(caches, inputs, mask_be):
         jax.debug.callback(lambda mask: ran.append(mask.any()), mask_be)
-        return _apply(cache, inputs, mask_be)
+        return _apply(caches, inputs, mask_be)
 
-    cache, inputs, _ = _grid(0)
+    caches, inputs, _ = _grid(0)
     # Rows 3, 9, 15 and 21 have all columns, the others the first: sorting puts the four together.
     widths_B = np.where(np.arange(ROWS) % 6 == 3, COLUMNS, 1)
     mask_BE = jnp.asarray(np.arange(COLUMNS) < widths_B[:, None])
-    jax.block_until_ready(map_tiles(counting, cache, inputs, mask_BE, tile_cells=12))
+    jax.block_until_ready(map_tiles(counting, caches, inputs, mask_BE, tile_cells=12))
     jax.effects_barrier()
     # Tiles of 4 rows and 3 columns: three for the full rows, one for each four of the others.
     assert len(ran) == 3 + 5 and all(ran)

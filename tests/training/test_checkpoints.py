@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -186,6 +188,31 @@ def test_an_error_of_a_save_behind_the_run_is_not_lost(store, warnings, monkeypa
         with pytest.raises(KeyError, match='another'), store:
             raise KeyError('another')
     assert len(warnings) == 1 and 'No space left' in warnings[0]
+    assert [path.name for path in store._directory.iterdir()] == ['10']
+
+
+def test_what_a_failed_save_still_writes_takes_no_room(store, monkeypatch):
+    """TensorStore tells of the first write that failed, and is not done with the others."""
+    save(store, 10, some_state(1.0), META)
+    writers = []
+
+    def fail(self, folder, args):
+        def write():
+            for number in range(30):
+                part = folder.with_name(f'{folder.name}.orbax-checkpoint-tmp') / f'state/{number}'
+                part.mkdir(parents=True, exist_ok=True)
+                (part / 'manifest').write_bytes(bytes(100))
+                time.sleep(0.01)
+
+        writers.append(threading.Thread(target=write))
+        writers[-1].start()
+        raise OSError(28, 'No space left on device', str(folder))
+
+    with monkeypatch.context() as patch:
+        patch.setattr('orbax.checkpoint.Checkpointer.save', fail)
+        with pytest.raises(OSError, match='No space left'):
+            save(store, 20, some_state(2.0), META)
+    writers[0].join()
     assert [path.name for path in store._directory.iterdir()] == ['10']
 
 

@@ -47,7 +47,7 @@ def experience(reader):
         prompt_tokens_BP=prompts.tokens_BP, prompt_lengths_B=prompts.lengths_B,
         tokens_BT=np.array([tokens] * 3), logprobs_BT=None, sampled_BT=None,
         lengths_B=np.array([len(tokens) - 2] * 3), thought_closed_B=None,
-        forced_B=np.array([False, True, False]), ended_B=np.array([True] * 3), cache=None,
+        forced_B=np.array([False, True, False]), ended_B=np.array([True] * 3), caches=(),
     )
     episodes = Episodes(
         np.array([ends, ends, [0, *[ends[-1]] * 3]]), np.array([3, 3, 1])

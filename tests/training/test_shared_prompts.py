@@ -42,7 +42,7 @@ def draw_rollout(rng):
         prompt_tokens_BP=prompts_BP.astype(np.int32), prompt_lengths_B=PROMPTS_B.astype(np.int32),
         tokens_BT=rng.integers(0, 64, shape).astype(np.int32), lengths_B=lengths_B,
         logprobs_BT=rng.normal(-4, 0.5, shape).astype(np.float32), sampled_BT=sampled_BT,
-        thought_closed_B=None, forced_B=None, ended_B=None, cache=None,
+        thought_closed_B=None, forced_B=None, ended_B=None, caches=(),
     )
 
 
