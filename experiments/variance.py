@@ -36,7 +36,7 @@ from mrt_jax.kernels.progress import Success
 from mrt_jax.kernels.shrinkage import careful_stderr, shrink_across_group
 from mrt_jax.kernels.surrogate import token_weights
 from mrt_jax.methods.credit import CreditConfig, Curves, Outcomes, assign_credit
-from mrt_jax.methods.experience import Experience
+from mrt_jax.methods.experience import Experience, judge_traces
 from mrt_jax.methods.prover import prove
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.sampling.row_keys import split_by_row
@@ -44,7 +44,7 @@ from mrt_jax.sampling.sampler import Rollout
 from mrt_jax.sharding.rules import SAMPLING_RULES, use_mesh
 from mrt_jax.training.rl_batch import vote_numbers
 from mrt_jax.training.rl_setup import Setup, prepare
-from mrt_jax.training.rollouts import roll_out
+from mrt_jax.training.rollouts import sample_traces
 from mrt_jax.training.update import join_response, next_token_logprobs
 
 CREDITS = ('scalar', 'episode', 'to_go')
@@ -108,7 +108,8 @@ def measure(config: Any, repeats: int, directions: int) -> dict[str, Any]:
     params = setup.policy.params
     problems = next(ProblemIterator(setup.problems, config.prompts_per_step, config.seed))
     with use_mesh(setup.mesh, SAMPLING_RULES):
-        experience, gold = roll_out(setup, params, problems, jax.random.fold_in(key, _ROLLOUT))
+        traces, gold = sample_traces(setup, params, problems, jax.random.fold_in(key, _ROLLOUT))
+        experience = judge_traces(setup.reader, traces, gold)
         answers = {
             name: ask(setup, experience, gold, repeats, jax.random.fold_in(key, purpose), **how)
             for purpose, (name, how) in zip(_ASKED, ASKED.items(), strict=True)

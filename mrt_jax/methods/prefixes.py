@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mrt_jax.methods.experience import Experience, Reader
+from mrt_jax.methods.experience import Reader, Traces
 from mrt_jax.methods.prover import Proof
 from mrt_jax.sampling.sampler import PromptBatch, encode_prompts
 from mrt_jax.tasks.task import Problem
@@ -53,28 +53,28 @@ def draw_cuts(counts_B: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def read_prefixes(
-    problems: Sequence[Problem], experience: Experience, proof: Proof, cuts_B: np.ndarray
+    problems: Sequence[Problem], traces: Traces, proof: Proof, cuts_B: np.ndarray
 ) -> list[Prefix]:
     """The prefixes of a batch of traces, in the order of its rows.
 
     Args:
         problems: of the rows that hold one; the rows behind them only fill up.
-        experience: the traces.
+        traces: the traces.
         proof: J at least at the cuts.
         cuts_B: the boundary that each is cut at.
     """
-    tokens_BT = np.asarray(experience.rollout.tokens_BT)
+    tokens_BT = np.asarray(traces.rollout.tokens_BT)
     success_BE, stderr_BE = jax.device_get((proof.success.mean_BE, proof.success.stderr_BE))
     prefixes = []
     for row, problem in enumerate(problems):
         cut = int(cuts_B[row])
-        end = int(experience.episodes.boundaries_BE[row, cut])
+        end = int(traces.episodes.boundaries_BE[row, cut])
         prefixes.append(
             Prefix(
                 problem=problem.id,
                 tokens=tuple(tokens_BT[row, :end].tolist()),
                 boundary=cut,
-                boundaries=int(experience.episodes.counts_B[row]),
+                boundaries=int(traces.episodes.counts_B[row]),
                 success=float(success_BE[row, cut]),
                 success_stderr=float(stderr_BE[row, cut]),
             )

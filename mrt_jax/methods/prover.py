@@ -6,7 +6,7 @@ apart, where the devices have something else to do meanwhile.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from mrt_jax.kernels.allocation import boundaries_in_doubt
 from mrt_jax.kernels.progress import Success, success_rate
 from mrt_jax.methods.experience import Reader, Traces
 from mrt_jax.models.transformer import Transformer
-from mrt_jax.sampling.fork import TILE_ROWS, Termination, prove_branches
+from mrt_jax.sampling.fork import TILE_ROWS, Branches, Termination, prove_branches
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.row_keys import fold_in_each
 from mrt_jax.sharding.host_data import divide_work, on_every_host
@@ -123,13 +123,16 @@ def prove(
 ) -> Proof:
     """Asks the meta-prover at every boundary: J_r(mu(. | x, z_{0:j})), Def. 4.1.
 
-    Args are those of `draw_answers`.
+    Args are those of `start_answers`.
     """
-    drawn, answered = draw_answers(model, params, reader, traces, answers, keys_B, **how)
+    drawn, answered = start_answers(model, params, reader, traces, answers, keys_B, **how)()
     return judge_answers(reader, traces, drawn, answered, answers)
 
 
-def draw_answers(
+Draws = tuple[tuple[Drawn, ...], tuple[Answered, ...]]
+
+
+def start_answers(
     model: Transformer,
     params: Any,
     reader: Reader,
@@ -145,8 +148,8 @@ def draw_answers(
     common_draws: bool = False,
     tile_rows: int = TILE_ROWS,
     keep_logprobs: bool = False,
-) -> tuple[tuple[Drawn, ...], tuple[Answered, ...]]:
-    """Draws answers at every boundary, and judges no more of them than it must.
+) -> Callable[[], Draws]:
+    """Has the devices draw answers at every boundary, and does not wait for them.
 
     Args:
         model: the policy's network.
@@ -166,26 +169,31 @@ def draw_answers(
         keep_logprobs: whether the answers are to be trained on.
 
     Returns:
-        The answers of each round, and of all rounds but the last what was said about them: where to
-        ask again follows from that.
+        What waits for them, and gives the answers of each round, and of all rounds but the last
+        what was said about them: where to ask again follows from that. No more are judged.
     """
     mask_BE = np.array(traces.episodes.mask_BE)
     mask_BE[len(answers) :] = False
     if asked_BE is not None:
         mask_BE &= asked_BE
-    draw = functools.partial(
-        _draw, model, params, reader, traces, max_answer_tokens=max_answer_tokens,
+    start = functools.partial(
+        _start, model, params, reader, traces, max_answer_tokens=max_answer_tokens,
         sampling=sampling, common_draws=common_draws, tile_rows=tile_rows,
-        keep_logprobs=keep_logprobs,
     )
-    first = draw(mask_BE, keys_B, branches=branches // rounds)
-    if rounds == 1:
-        return (first,), ()
-    answered = _judge_round(reader, traces, first, answers)
-    success = success_rate(answered.correct_BEM, answered.mask_BEM)
-    again_BE = np.asarray(boundaries_in_doubt(success.mean_BE, mask_BE))
-    keys_B = fold_in_each(keys_B, jnp.full(keys_B.shape, _SECOND_ROUND))
-    return (first, draw(again_BE, keys_B, branches=branches)), (answered,)
+    read = functools.partial(_read, keep_logprobs=keep_logprobs)
+    started = start(mask_BE, keys_B, branches=branches // rounds)
+
+    def finish() -> Draws:
+        first = read(started, mask_BE)
+        if rounds == 1:
+            return (first,), ()
+        answered = _judge_round(reader, traces, first, answers)
+        success = success_rate(answered.correct_BEM, answered.mask_BEM)
+        again_BE = np.asarray(boundaries_in_doubt(success.mean_BE, mask_BE))
+        more_B = fold_in_each(keys_B, jnp.full(keys_B.shape, _SECOND_ROUND))
+        return (first, read(start(again_BE, more_B, branches=branches), again_BE)), (answered,)
+
+    return finish
 
 
 def judge_answers(
@@ -202,7 +210,7 @@ def judge_answers(
         traces: those that the meta-prover was asked about; their caches are not read.
         drawn: answers of each round.
         answered: what was said of the first rounds, or of none.
-        answers: as in `draw_answers`.
+        answers: as in `start_answers`.
 
     Returns:
         The proof; it has answers to train on if one round was drawn, with log-probabilities.
@@ -233,7 +241,7 @@ def count_tokens(drawn: Sequence[Drawn]) -> int:
     return sum(int(one.sampled_BEM.sum()) for one in drawn)
 
 
-def _draw(
+def _start(
     model: Transformer,
     params: Any,
     reader: Reader,
@@ -246,11 +254,10 @@ def _draw(
     sampling: SamplingConfig,
     common_draws: bool,
     tile_rows: int,
-    keep_logprobs: bool,
-) -> Drawn:
-    """Samples answers at some boundaries, and waits for them."""
+) -> Branches:
+    """Samples answers at some boundaries, and does not wait for them."""
     rollout, episodes = traces.rollout, traces.episodes
-    sampled = on_every_host(prove_branches(
+    return prove_branches(
         model,
         params,
         rollout.caches,
@@ -265,7 +272,12 @@ def _draw(
         sampling=sampling,
         common_draws=common_draws,
         tile_rows=tile_rows,
-    ))
+    )
+
+
+def _read(branches: Branches, mask_BE: np.ndarray, keep_logprobs: bool) -> Drawn:
+    """Waits for what is being sampled."""
+    sampled = on_every_host(branches)
     return Drawn(
         mask_BE=mask_BE,
         tokens_BEMA=np.asarray(sampled.tokens_BEMA),

@@ -34,9 +34,9 @@ from mrt_jax.tasks.task import Problem
 from mrt_jax.training.collect import Collected
 from mrt_jax.training.rl_setup import Setup
 from mrt_jax.training.rollouts import (
-    draw_proof,
     prompts_of,
     read_rollouts,
+    start_proof,
     start_rollouts,
     step_key,
 )
@@ -196,7 +196,9 @@ def _finish(
     if _draws(setup):
         answers = row_answers(problems, setup.config.group_size)
         with clock('prover_seconds'):
-            drawn, answered = draw_proof(setup, params, traces, answers, step_key(setup, step))
+            drawn, answered = start_proof(
+                setup, params, traces, answers, step_key(setup, step)
+            )()
     on_host = jax.device_get(traces.rollout.replace(caches=()))
     return Sampled(Traces(on_host, traces.episodes), drawn, answered)
 

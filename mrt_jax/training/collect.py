@@ -20,8 +20,9 @@ from mrt_jax.training.rollouts import (
     PREFIX,
     ask_prover,
     host_draws,
+    judge_and_prove,
     read_rollouts,
-    roll_out,
+    sample_traces,
     start_rollouts,
 )
 
@@ -51,18 +52,27 @@ def collect_groups(
     With `dynamic_sampling` (DAPO, arXiv 2503.14476) groups whose rewards are all equal are replaced
     by groups of further batches, of as many batches at most; what is missing then is filled up with
     groups of the last.
+
+    Responses are judged while the meta-prover's answers are drawn, unless rewards choose the groups
+    that it is asked about.
     """
     config = setup.config
+    draws_answers = setup.asks_prover and config.prover == 'answers'
     kept: list[tuple[Experience, Proof | None]] = []
     missing, sampled, asked = config.prompts_per_step, 0, 0
     clocks = {'rollout_seconds': 0.0, 'prover_seconds': 0.0}
     for batch in range(1 + config.dynamic_sampling):
         batch_key = key if batch == 0 else jax.random.fold_in(jax.random.fold_in(key, MORE), batch)
         started = time.monotonic()
-        experience, answers = roll_out(setup, params, next(batches), batch_key)
-        rolled = time.monotonic()
-        sampled += int(np.asarray(experience.rollout.sampled_BT).sum())
-        chosen = np.arange(missing)
+        traces, answers = sample_traces(setup, params, next(batches), batch_key)
+        sampled += int(np.asarray(traces.rollout.sampled_BT).sum())
+        chosen, proof = np.arange(missing), None
+        if draws_answers and not config.dynamic_sampling:
+            rolled = time.monotonic()
+            experience, proof = judge_and_prove(setup, params, traces, answers, batch_key)
+        else:
+            experience = judge_traces(setup.reader, traces, answers)
+            rolled = time.monotonic()
         if config.dynamic_sampling:
             signal_X = _has_signal(experience, config.group_size)
             # Stable: those without signal follow in order, and only the last batch needs them.
@@ -70,12 +80,11 @@ def collect_groups(
             last = batch == config.dynamic_sampling
             chosen = np.sort(order[:missing] if last else order[: signal_X.sum()][:missing])
         rows_B = np.isin(np.arange(setup.rows) // config.group_size, chosen)
-        proof = None
-        if setup.asks_prover and config.prover == 'attempts':
+        if setup.asks_prover and not draws_answers:
             proof = judge_attempts(setup.reader, experience, answers)
-        elif setup.asks_prover:
+        elif draws_answers and proof is None:
             proof = ask_prover(setup, params, experience, answers, batch_key, rows_B[:, None])
-            asked += proof.sampled_tokens
+        asked += proof.sampled_tokens if draws_answers else 0
         kept.append(_take_rows(experience, proof, np.nonzero(rows_B)[0]))
         clocks['rollout_seconds'] += rolled - started
         clocks['prover_seconds'] += time.monotonic() - rolled
@@ -137,14 +146,14 @@ def sample_prefixes(
     for part, start in enumerate(range(0, len(problems), together)):
         chosen = problems[start : start + together]
         part_key = jax.random.fold_in(jax.random.fold_in(key, PREFIX), part)
-        experience, answers = roll_out(setup, params, chosen, part_key, group_size=each)
-        cuts_B = draw_cuts(experience.episodes.counts_B, host_draws(part_key))
-        asked_BE = np.arange(experience.episodes.boundaries_BE.shape[1]) == cuts_B[:, None]
-        proof = ask_prover(setup, params, experience, answers, part_key, asked_BE)
+        traces, answers = sample_traces(setup, params, chosen, part_key, group_size=each)
+        cuts_B = draw_cuts(traces.episodes.counts_B, host_draws(part_key))
+        asked_BE = np.arange(traces.episodes.boundaries_BE.shape[1]) == cuts_B[:, None]
+        proof = ask_prover(setup, params, traces, answers, part_key, asked_BE)
         owners = [problem for problem in chosen for _ in range(each)]
-        found += read_prefixes(owners, experience, proof, cuts_B)
+        found += read_prefixes(owners, traces, proof, cuts_B)
         # Rows that only fill up sample nothing.
-        sampled += int(np.asarray(experience.rollout.sampled_BT).sum()) + proof.sampled_tokens
+        sampled += int(np.asarray(traces.rollout.sampled_BT).sum()) + proof.sampled_tokens
     groups = [found[start : start + each] for start in range(0, len(found), each)]
     ends = np.cumsum([len(batch) for batch in batches])
     return [

@@ -23,7 +23,7 @@ from mrt_jax.training.prefix_pool import PrefixSource
 from mrt_jax.training.resources import SMALLER_UPDATE, fitting_in_memory
 from mrt_jax.training.rl_batch import correct_mismatch, make_batch, regret_of
 from mrt_jax.training.rl_setup import Setup, prepare
-from mrt_jax.training.rollouts import ask_prover, roll_out, step_key
+from mrt_jax.training.rollouts import judge_and_prove, sample_traces, step_key
 from mrt_jax.training.state import TrainState, abstract_state
 from mrt_jax.training.update import make_scorer, make_update
 from mrt_jax.training.whole_run import first_state, train_to_the_end
@@ -142,8 +142,8 @@ def train_policy(config: Any, workdir: Path) -> bool:
 def validate(setup: Setup, params: Any) -> dict[str, Any]:
     """Success and regret on fixed problems of the validation split, with fixed keys."""
     key = jax.random.key(0)
-    experience, answers = roll_out(setup, params, list(setup.validation), key)
-    proof = ask_prover(setup, params, experience, answers, key)
+    traces, answers = sample_traces(setup, params, list(setup.validation), key)
+    experience, proof = judge_and_prove(setup, params, traces, answers, key)
     return {
         'validation_reward': experience.rewards_B.mean(),
         'validation_regret': regret_of(setup, experience, proof),

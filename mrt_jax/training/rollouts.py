@@ -3,7 +3,7 @@
 Each as a whole, and in the parts that `training.ahead` does apart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from mrt_jax.methods.experience import (
     read_traces,
     start_traces,
 )
-from mrt_jax.methods.prover import Answered, Drawn, Proof, draw_answers, judge_answers
+from mrt_jax.methods.prover import Draws, Proof, judge_answers, start_answers
 from mrt_jax.sampling.row_keys import split_by_row
 from mrt_jax.sampling.sampler import PromptBatch, Rollout
 from mrt_jax.sharding.host_data import place
@@ -46,18 +46,21 @@ def host_draws(key: jax.Array) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
 
 
-def roll_out(
+def sample_traces(
     setup: Setup,
     params: Any,
     problems: Sequence[Problem],
     key: jax.Array,
     group_size: int | None = None,
-) -> tuple[Experience, list[Any]]:
-    """Samples, segments and judges traces for each problem, the config's `group_size` or another.
+) -> tuple[Traces, list[Any]]:
+    """Samples and segments traces for each problem, the config's `group_size` or another.
+
+    Returns:
+        The traces, and the answers of their rows' problems.
     """
     prompts, answers = prompts_of(setup, problems, group_size)
     rollout = start_rollouts(setup, params, prompts, key, group_size)
-    return judge_traces(setup.reader, read_rollouts(setup, rollout), answers), answers
+    return read_rollouts(setup, rollout), answers
 
 
 def prompts_of(
@@ -107,26 +110,40 @@ def ask_prover(
     asked_BE: np.ndarray | None = None,
 ) -> Proof:
     """J at every boundary of a batch of traces, or at those `asked`."""
-    drawn, answered = draw_proof(setup, params, traces, answers, key, asked_BE)
+    drawn, answered = start_proof(setup, params, traces, answers, key, asked_BE)()
     return judge_answers(setup.reader, traces, drawn, answered, answers)
 
 
-def draw_proof(
+def judge_and_prove(
+    setup: Setup,
+    params: Any,
+    traces: Traces,
+    answers: list[Any],
+    key: jax.Array,
+) -> tuple[Experience, Proof]:
+    """`judge_traces` and `ask_prover`: responses are judged while the devices draw answers."""
+    finish = start_proof(setup, params, traces, answers, key)
+    experience = judge_traces(setup.reader, traces, answers)
+    drawn, answered = finish()
+    return experience, judge_answers(setup.reader, traces, drawn, answered, answers)
+
+
+def start_proof(
     setup: Setup,
     params: Any,
     traces: Traces,
     answers: list[Any],
     key: jax.Array,
     asked_BE: np.ndarray | None = None,
-) -> tuple[tuple[Drawn, ...], tuple[Answered, ...]]:
-    """What `ask_prover` judges, see `draw_answers`.
+) -> Callable[[], Draws]:
+    """Has the devices draw what `ask_prover` judges, see `start_answers`.
 
     Raises:
-        ResourceError: memory ran out.
+        ResourceError: memory ran out; so may what is returned.
     """
     config, by_row = setup.config, batch_sharding(setup.mesh, SAMPLING_RULES)
     with use_mesh(setup.mesh, SAMPLING_RULES), fitting_in_memory(*_PROVER):
-        return draw_answers(
+        finish = start_answers(
             setup.model, params, setup.reader, traces, answers,
             place(split_by_row(jax.random.fold_in(key, PROVER), setup.rows), by_row),
             branches=config.branches, max_answer_tokens=config.max_answer_tokens,
@@ -134,3 +151,9 @@ def draw_proof(
             common_draws=config.common_draws, tile_rows=config.prover_rows,
             keep_logprobs=setup.trains_prover,
         )
+
+    def read() -> Draws:
+        with use_mesh(setup.mesh, SAMPLING_RULES), fitting_in_memory(*_PROVER):
+            return finish()
+
+    return read

@@ -20,7 +20,7 @@ import optax
 from mrt_jax.data.iterator import ProblemIterator
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.progress import progress
-from mrt_jax.methods.experience import Experience
+from mrt_jax.methods.experience import Experience, judge_traces
 from mrt_jax.methods.prover import Proof
 from mrt_jax.methods.sft import Epochs
 from mrt_jax.methods.star import SelectionConfig, select
@@ -47,7 +47,7 @@ from mrt_jax.training.metrics import Exhibit
 from mrt_jax.training.network import read_optimizer
 from mrt_jax.training.reinforcement import validate
 from mrt_jax.training.rl_batch import describe
-from mrt_jax.training.rollouts import ask_prover, roll_out
+from mrt_jax.training.rollouts import judge_and_prove, sample_traces
 from mrt_jax.training.state import TrainState, abstract_state
 from mrt_jax.training.whole_run import first_state, train_to_the_end
 from mrt_jax.training.workdir import check_origin
@@ -300,11 +300,13 @@ def sample_iteration(
         batch = problems[first : first + config.prompts_per_step]
         batch_key = jax.random.fold_in(key, first)
         started = time.monotonic()
-        experience, answers = roll_out(setup.sampler, params, batch, batch_key)
-        rolled = time.monotonic()
-        proof = None
+        traces, answers = sample_traces(setup.sampler, params, batch, batch_key)
         if selection.needs_prover:
-            proof = ask_prover(setup.sampler, params, experience, answers, batch_key)
+            rolled = time.monotonic()
+            experience, proof = judge_and_prove(setup.sampler, params, traces, answers, batch_key)
+        else:
+            experience, proof = judge_traces(setup.sampler.reader, traces, answers), None
+            rolled = time.monotonic()
         clocks['rollout_seconds'] += rolled - started
         clocks['prover_seconds'] += time.monotonic() - rolled
         kept += select(

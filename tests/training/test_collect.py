@@ -9,9 +9,10 @@ import pytest
 
 from mrt_jax.data.iterator import ProblemIterator
 from mrt_jax.errors import InputError
+from mrt_jax.methods import prover
 from mrt_jax.sharding.rules import use_mesh
 from mrt_jax.tasks.task import Verdict
-from mrt_jax.training import collect
+from mrt_jax.training import collect, rollouts
 from mrt_jax.training.collect import collect_continuations, collect_groups, sample_prefixes
 from mrt_jax.training.reinforcement import train_policy
 from mrt_jax.training.rl_batch import vote_numbers
@@ -48,35 +49,34 @@ def test_groups_without_signal_are_sampled_anew(policy, variant, monkeypatch):
     rolled = []
 
     def counted(*args):
-        rolled.append(roll_out(*args))
+        rolled.append(judge_traces(*args))
         return rolled[-1]
 
-    roll_out = collect.roll_out
-    monkeypatch.setattr(collect, 'roll_out', counted)
+    judge_traces = collect.judge_traces
     # Made to fail at first: the rewards of the first batch's first group are all equal.
     spoilt = {'left': 1}
 
     def spoil(*args):
-        experience, answers = counted(*args)
+        experience = counted(*args)
         if spoilt['left']:
             spoilt['left'] -= 1
             rewards_B = experience.rewards_B.copy()
             rewards_B[:4] = 1
             rewards_B[4:] = [1, 0, 0, 1]
             experience = dataclasses.replace(experience, rewards_B=rewards_B)
-        return experience, answers
+        return experience
 
-    monkeypatch.setattr(collect, 'roll_out', spoil)
+    monkeypatch.setattr(collect, 'judge_traces', spoil)
     with use_mesh(setup.mesh):
         collected = collect_groups(setup, setup.policy.params, problems_of(setup), KEY)
     batches = collected.metrics['batches_sampled']
     assert batches == len(rolled) >= 2
-    total = sum(int(np.asarray(one.rollout.sampled_BT).sum()) for one, _ in rolled)
+    total = sum(int(np.asarray(one.rollout.sampled_BT).sum()) for one in rolled)
     assert collected.metrics['sampled_tokens'] == total
     experience = collected.experience
     assert len(experience.rewards_B) == len(experience.verdicts) == 8
     # The first group kept is the second of the first batch, as it was sampled.
-    first = rolled[0][0]
+    first = rolled[0]
     np.testing.assert_array_equal(
         experience.rollout.tokens_BT[:4], np.asarray(first.rollout.tokens_BT)[4:]
     )
@@ -99,6 +99,31 @@ def test_what_is_missing_in_the_end_is_filled_up(policy):
     assert collected.experience.rewards_B.tolist() == [1.0] * 8
     asked_BE = np.asarray(collected.proof.success.count_BE) > 0
     np.testing.assert_array_equal(asked_BE, collected.experience.episodes.mask_BE)
+
+
+@pytest.mark.parametrize('rounds', [1, 2])
+def test_responses_are_judged_while_answers_are_drawn(policy, monkeypatch, rounds):
+    setup = judged(prepare(small_run(policy, branches=2, prover_rounds=rounds)), by_length)
+    events = []
+
+    def note(module, name, event):
+        function = getattr(module, name)
+
+        def noted(*args, **kwargs):
+            events.append(event)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, noted)
+
+    note(prover, 'prove_branches', 'start')
+    note(prover, 'on_every_host', 'wait')
+    note(prover, '_judge_round', 'judge answers')
+    note(rollouts, 'judge_traces', 'judge responses')
+    with use_mesh(setup.mesh):
+        collected = collect_groups(setup, setup.policy.params, problems_of(setup), KEY)
+    expected = ['start', 'judge responses', 'wait', 'judge answers']
+    assert events == expected + ['start', 'wait', 'judge answers'] * (rounds - 1)
+    assert len(collected.experience.verdicts) == len(collected.proof.answer_tokens_BE) == 8
 
 
 @pytest.fixture(scope='module')

@@ -138,7 +138,7 @@ def test_a_resumed_run_writes_the_same_metrics(policy, whole_run, tmp_path):
 
 
 def test_sigterm_saves_and_the_run_goes_on(policy, whole_run, tmp_path, monkeypatch):
-    terminate_at_call(monkeypatch, collect, 'roll_out', 2)
+    terminate_at_call(monkeypatch, collect, 'sample_traces', 2)
     config = small_run(policy, checkpoint_every=100)
     assert not train_policy(config, tmp_path)
     assert len(read_steps(tmp_path)) == 2

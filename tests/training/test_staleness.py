@@ -139,7 +139,7 @@ def test_a_batch_is_judged_while_the_next_is_sampled(policy, tmp_path, monkeypat
 
     note(ahead, 'start_rollouts', 'start')
     note(ahead, 'read_rollouts', 'read')
-    note(ahead, 'draw_proof', 'draw')
+    note(ahead, 'start_proof', 'draw')
     note(ahead, 'judge_traces', 'judge traces')
     note(ahead, 'judge_answers', 'judge answers')
     note(reinforcement, 'make_batch', 'update')

@@ -89,14 +89,14 @@ def test_a_resumed_run_writes_the_same_metrics(policy, whole_run, tmp_path):
 
 
 def test_sigterm_saves_in_the_middle_of_an_iteration(policy, whole_run, tmp_path, monkeypatch):
-    roll_out, rollouts = star.roll_out, []
+    sample_traces, rollouts = star.sample_traces, []
 
     def counted(*args):
         rollouts.append(1)
-        return roll_out(*args)
+        return sample_traces(*args)
 
     terminate_at_call(monkeypatch, fitting, 'pack', 3)
-    monkeypatch.setattr(star, 'roll_out', counted)
+    monkeypatch.setattr(star, 'sample_traces', counted)
     config = run_config(policy, checkpoint_every=100)
     assert not train(config, tmp_path)
     assert len(read_steps(tmp_path)) == 3
@@ -210,7 +210,7 @@ def test_runs_go_on_to_a_number_of_sampled_tokens(policy, whole_run, tmp_path):
 @pytest.mark.parametrize('variant', ['star', 'mrt_star_full'])
 def test_every_variant_takes_an_iteration(policy, tmp_path, variant, monkeypatch):
     if variant == 'star':
-        monkeypatch.setattr(star, 'ask_prover', None)
+        monkeypatch.setattr(star, 'judge_and_prove', None)
     config = run_config(
         policy, variant, num_steps=2, confidence_n=4, lora_rank=2,
     )
