@@ -84,7 +84,7 @@ def collect_groups(
             proof = judge_attempts(setup.reader, experience, answers)
         elif draws_answers and proof is None:
             proof = ask_prover(setup, params, experience, answers, batch_key, rows_B[:, None])
-        asked += proof.sampled_tokens if draws_answers else 0
+        asked += proof.sampled_tokens if proof else 0
         kept.append(_take_rows(experience, proof, np.nonzero(rows_B)[0]))
         clocks['rollout_seconds'] += rolled - started
         clocks['prover_seconds'] += time.monotonic() - rolled
