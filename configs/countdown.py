@@ -187,13 +187,14 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
 
     # Rollouts.
     config.prompts_per_step = 16  # problems
-    config.group_size = 8  # G, rollouts of each prompt
+    config.group_size = 8  # G, rollouts of each prompt, which they attend to in one cache
     config.max_prompt_tokens = 20  # longer prompts are refused
     # Of keys and values while training samples: compute (as compute_dtype) | int8, a head of a
     # token by a step of its own; on TPU and GPU half the memory of bfloat16 and half of what
     # decoding reads of it. Evaluations keep compute.
     config.cache_dtype = 'compute'
-    config.rollout_slots = 0  # rows decoded together, the others wait for one to end; 0: all
+    # Rows decoded together, the others wait for one to end, each with its prompt's cache for itself.
+    config.rollout_slots = 0  # 0: all of them
 
     # Meta-prover.
     config.prover = 'answers'  # what a prefix is worth: its answers' success | attempts: their own

@@ -7,6 +7,9 @@ Parts (`--parts`, default all):
     rollouts `--requests` responses of `--new_tokens` to prompts of `--prompt_tokens`, in batches of
              `--batch`; and as many of ragged lengths (log-normal, the mean a quarter of the most),
              in batches and with slots that are refilled
+    groups   `--batch` responses in groups of `--group_size`, whose prompts are read, kept and
+             attended to once for all rows of a group, beside the same with a prompt for each row;
+             and at four times the `--prompt_tokens`
     kernels  progress, cumulative and normalized regret of `--traces_in_file` traces with 64
              boundaries, and of a quarter of them: cost must be linear
     prover   answers at every boundary of `--traces` traces, forked from their caches, beside the
@@ -43,7 +46,7 @@ from experiments import cli
 from experiments.benchmark_parts.shapes import SHAPES
 from mrt_jax.errors import InputError
 
-PARTS = ('rollouts', 'kernels', 'prover', 'step', 'growth', 'memory')
+PARTS = ('rollouts', 'groups', 'kernels', 'prover', 'step', 'growth', 'memory')
 
 Rows = list[dict[str, Any]]
 
@@ -53,9 +56,13 @@ def define_flags() -> None:
     flags.DEFINE_list('parts', list(PARTS), f'What to time: {", ".join(PARTS)}.')
     flags.DEFINE_string('output', None, 'File for the figures, JSON.', required=True)
     flags.DEFINE_enum('shape', 'smollm2_135m', sorted(SHAPES), 'Shape of the policy.')
-    flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of matrix products.')
+    flags.DEFINE_enum(
+        'dtype', 'float32', ['float32', 'bfloat16', 'bfloat16_products'],
+        'What the network computes in; see `compute_dtype` in configs/countdown.py.',
+    )
     flags.DEFINE_integer('requests', 128, 'Responses, a multiple of --batch.', 1)
     flags.DEFINE_integer('batch', 32, 'Rows decoded together.', 1)
+    flags.DEFINE_integer('group_size', 8, 'Responses to a prompt, a divisor of --batch.', 1)
     flags.DEFINE_integer('prompt_tokens', 128, 'Tokens of a prompt.', 1)
     flags.DEFINE_integer('new_tokens', 256, 'Most tokens of a response.', 1)
     flags.DEFINE_integer('traces', 16, 'Traces of a step and of the meta-prover.', 1)
@@ -81,6 +88,8 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f'--sampled_traces={values.sampled_traces} is more than --traces')
     if values.requests % values.batch:
         raise InputError(f'--requests={values.requests} is no multiple of --batch={values.batch}')
+    if values.batch % values.group_size and 'groups' in values.parts:
+        raise InputError(f'--group_size={values.group_size} does not divide --batch={values.batch}')
     if values.trace_tokens < values.boundaries:
         raise InputError(f'--boundaries={values.boundaries} is more than --trace_tokens')
     if values.trace_tokens <= values.prompt_tokens and 'step' in values.parts:
@@ -118,12 +127,12 @@ def _parts() -> dict[str, Callable[[], Rows]]:
     from experiments.benchmark_parts.growth import time_growth
     from experiments.benchmark_parts.kernels import time_kernels
     from experiments.benchmark_parts.prover import time_prover
-    from experiments.benchmark_parts.rollouts import time_rollouts
+    from experiments.benchmark_parts.rollouts import time_groups, time_rollouts
     from experiments.benchmark_parts.update import measure_memory, time_step
 
     return {
-        'rollouts': time_rollouts, 'kernels': time_kernels, 'prover': time_prover,
-        'step': time_step, 'growth': time_growth, 'memory': measure_memory,
+        'rollouts': time_rollouts, 'groups': time_groups, 'kernels': time_kernels,
+        'prover': time_prover, 'step': time_step, 'growth': time_growth, 'memory': measure_memory,
     }
 
 

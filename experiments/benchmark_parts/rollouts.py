@@ -1,4 +1,4 @@
-"""Responses in batches and in slots that are refilled."""
+"""Responses in batches and in slots that are refilled, and in groups that share a prompt."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from absl import flags
 
 from experiments.benchmark_parts.timing import Rows, floor_seconds, network, timed
 from mrt_jax.models.transformer import init_params
-from mrt_jax.planning.work import rollout_work
+from mrt_jax.planning.work import itemsizes_of, rollout_work
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.sampler import PromptBatch, sample_rollouts
@@ -57,7 +57,7 @@ def time_rollouts() -> Rows:
     floors = {
         lengths: requests / batch * floor_seconds(rollout_work(
             model.config, rows=batch, group=1, prompt=values.prompt_tokens,
-            new=round(limits_N.mean()), itemsize=jnp.dtype(values.dtype).itemsize,
+            new=round(limits_N.mean()), itemsizes=itemsizes_of(model),
         ))
         for lengths, limits_N in limits.items()
     }
@@ -72,6 +72,40 @@ def time_rollouts() -> Rows:
                 'rollouts': f'{lengths}, {name}', 'tokens': int(limits_N.sum()),
                 'seconds': seconds, 'tokens/s': limits_N.sum() / seconds,
                 'times the batches': plain / seconds, 'times the floor': seconds / floors[lengths],
+                'seconds to compile': compiling,
+            })
+    return rows
+
+
+def time_groups() -> Rows:
+    """Responses in groups of one prompt each, which their rows share or have for themselves."""
+    values = flags.FLAGS
+    model = network()
+    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+    batch, group, new = values.batch, values.group_size, values.new_tokens
+    keys_B = jax.random.split(jax.random.key(1), batch)
+    rows = []
+    for width in (values.prompt_tokens, 4 * values.prompt_tokens):
+        drawn_YP = np.random.default_rng(0).integers(0, model.config.vocab_size, (batch, width))
+        tokens_BP = jnp.asarray(np.repeat(drawn_YP[: batch // group], group, 0), jnp.int32)
+        prompts = PromptBatch(tokens_BP, jnp.full(batch, width, jnp.int32))
+
+        def sample(size: int, prompts: PromptBatch = prompts) -> Any:
+            return sample_rollouts(
+                model, params, prompts, keys_B, Terminals(), group_size=size,
+                budget=Budget(max_thinking_tokens=0, max_answer_tokens=new),
+                sampling=SamplingConfig(),
+            )
+
+        clocks = {size: timed(sample, size) for size in (group, 1)}
+        for size, (seconds, compiling) in clocks.items():
+            caches = jax.eval_shape(lambda size=size, sample=sample: sample(size).caches)
+            whose = f'once for {group} rows' if size > 1 else 'of each row'
+            rows.append({
+                'groups': f'prompts of {width}, {whose}', 'tokens': batch * new,
+                'seconds': seconds, 'tokens/s': batch * new / seconds,
+                'times as fast': clocks[1][0] / seconds,
+                'cache bytes': sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(caches)),
                 'seconds to compile': compiling,
             })
     return rows

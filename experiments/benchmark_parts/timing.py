@@ -11,17 +11,24 @@ from absl import flags
 
 from experiments.benchmark_parts.shapes import SHAPES
 from mrt_jax.models.config import ModelConfig
+from mrt_jax.models.precision import PRECISIONS, precision_on
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.planning.work import Work
+from mrt_jax.sharding.mesh import make_mesh
 
 Rows = list[dict[str, Any]]
 
 
 def network() -> Transformer:
-    """The network that the flags ask for."""
+    """The network that the flags ask for.
+
+    Raises:
+        InputError: its precision is for other devices.
+    """
     values = flags.FLAGS
     shape = ModelConfig(**SHAPES[values.shape])
-    return Transformer(shape, dtype=values.dtype, remat=values.remat)
+    precision = precision_on(values.dtype, make_mesh())
+    return Transformer(shape, **precision._asdict(), remat=values.remat)
 
 
 def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
@@ -44,8 +51,11 @@ def _clock(runs: int, function: Callable[..., Any], *arguments: Any) -> list[flo
 def machine_rates() -> tuple[float, float]:
     """Operations and bytes a second of one device here: of a large product, and of a copy."""
     side, copied = 4096, 2**26
-    product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1)
-    square, vector = jnp.ones((side, side), flags.FLAGS.dtype), jnp.ones(copied, jnp.float32)
+    product = jax.jit(lambda x: jnp.dot(x, x, preferred_element_type=jnp.float32))
+    copy = jax.jit(lambda x: x + 1)
+    precision = PRECISIONS[flags.FLAGS.dtype]
+    square = jnp.ones((side, side), precision.product_dtype or precision.dtype)
+    vector = jnp.ones(copied, jnp.float32)
     product_seconds = min(_clock(4, product, square)[1:])
     copy_seconds = min(_clock(4, copy, vector)[1:])
     return 2 * side**3 / product_seconds, 2 * 4 * copied / copy_seconds

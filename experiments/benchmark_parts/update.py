@@ -13,7 +13,7 @@ from experiments.benchmark_parts.answers import TERMINATION_TOKENS, answer_every
 from experiments.benchmark_parts.timing import Rows, floor_seconds, network, timed
 from mrt_jax.errors import InputError
 from mrt_jax.models.transformer import Transformer, abstract_params, init_params, unembedding
-from mrt_jax.planning.work import prover_work, rollout_work, update_work
+from mrt_jax.planning.work import itemsizes_of, prover_work, rollout_work, update_work
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.sampler import PromptBatch, sample_rollouts
@@ -72,21 +72,21 @@ def time_step() -> Rows:
         'meta-prover': rows * values.boundaries * values.branches * values.answer_tokens,
         'update': rows * values.trace_tokens,
     }
-    itemsize = jnp.dtype(values.dtype).itemsize
+    itemsizes = itemsizes_of(model)
     floors = {
         'rollouts': floor_seconds(rollout_work(
             model.config, rows=rows, group=1, prompt=values.prompt_tokens, new=new,
-            itemsize=itemsize,
+            itemsizes=itemsizes,
         )),
         'meta-prover': floor_seconds(prover_work(
             model.config, rows=rows, boundaries=values.boundaries, branches=values.branches,
             prefix=values.trace_tokens, text=TERMINATION_TOKENS, answer=values.answer_tokens,
-            itemsize=itemsize,
+            itemsizes=itemsizes,
         )),
         'update': floor_seconds(update_work(
             model.config, tokens=rows * values.trace_tokens,
             pairs=rows * values.trace_tokens**2 / 2,
-            param_itemsize=itemsize,
+            param_itemsize=itemsizes.param,
             state_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
         )),
     }

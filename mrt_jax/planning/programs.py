@@ -12,13 +12,12 @@ from jax.sharding import AbstractMesh, Mesh
 
 from mrt_jax.errors import InputError
 from mrt_jax.models.attention_kernels import fastest_kernel
-from mrt_jax.models.cache import INT8
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.lora import split
 from mrt_jax.models.precision import PRECISIONS, precision_on
 from mrt_jax.models.transformer import Transformer, abstract_params, logical_axes
 from mrt_jax.planning.topologies import describe_devices
-from mrt_jax.planning.work import Work, prover_work, rollout_work, update_work
+from mrt_jax.planning.work import Work, itemsizes_of, prover_work, rollout_work, update_work
 from mrt_jax.sampling.fork import prove_branches, same_termination
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
@@ -177,7 +176,7 @@ def _compile_rollouts(
     steps = response_slots(budget, terminals)
     work = rollout_work(
         model.config, rows=rows, group=config.group_size, prompt=config.max_prompt_tokens,
-        new=steps, **_itemsizes(model),
+        new=steps, itemsizes=itemsizes_of(model),
     )
     loops = len(stage_ends(caches[-1].positions_BS.shape[1] - steps, steps))
     contents = _contents(config, model, mesh, caches)
@@ -207,7 +206,7 @@ def _compile_prover(
     work = prover_work(
         model.config, rows=rows, boundaries=config.max_boundaries, branches=config.branches,
         prefix=longest_trace(config), text=TERMINATION_TOKENS,
-        answer=config.max_answer_tokens, **_itemsizes(model),
+        answer=config.max_answer_tokens, itemsizes=itemsizes_of(model),
     )
     contents = _contents(config, model, mesh, caches)
     return Program(
@@ -283,14 +282,6 @@ def _by_row(tree: Any, mesh: Mesh, rules: Rules) -> Any:
 def _keys(rows: int) -> jax.ShapeDtypeStruct:
     """Shape of typed PRNG keys, one a row."""
     return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
-
-
-def _itemsizes(model: Transformer) -> dict[str, float]:
-    """Bytes of what decoding reads."""
-    element = jnp.dtype(model.stored_dtype).itemsize
-    if model.stored_dtype == INT8:
-        element += jnp.dtype(jnp.float32).itemsize / model.config.head_width  # A head's step.
-    return {'itemsize': jnp.dtype(model.dtype).itemsize, 'cache_itemsize': element}
 
 
 def _contents(config: Any, model: Transformer, mesh: Mesh, caches: Any) -> dict[str, int]:

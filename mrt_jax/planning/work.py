@@ -5,13 +5,36 @@ optimiser state, each read or written as often as it must be; activations are le
 """
 
 import dataclasses
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+import jax.numpy as jnp
 import numpy as np
 
+from mrt_jax.models.cache import INT8
 from mrt_jax.models.config import ModelConfig
+from mrt_jax.models.transformer import Transformer
 
 Count = TypeVar('Count', float, np.ndarray)
+
+
+class Itemsizes(NamedTuple):
+    """Bytes of an element that decoding reads.
+
+    Attributes:
+        param: of the parameters' copy.
+        cache: of keys and values, with its part of the step of what is rounded to int8.
+    """
+
+    param: float
+    cache: float
+
+
+def itemsizes_of(model: Transformer) -> Itemsizes:
+    """What the network decodes with."""
+    cache = jnp.dtype(model.stored_dtype).itemsize
+    if model.stored_dtype == INT8:
+        cache += jnp.dtype(jnp.float32).itemsize / model.config.head_width  # One a head.
+    return Itemsizes(jnp.dtype(model.product_dtype or model.dtype).itemsize, cache)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +84,7 @@ def cache_bytes(config: ModelConfig, tokens: float, itemsize: float) -> float:
 
 
 def rollout_work(
-    config: ModelConfig, *, rows: int, group: int, prompt: int, new: int, itemsize: int,
-    cache_itemsize: float | None = None,
+    config: ModelConfig, *, rows: int, group: int, prompt: int, new: int, itemsizes: Itemsizes
 ) -> Work:
     """Prompts read once a group, then `new` tokens of every row, one at a time.
 
@@ -72,29 +94,27 @@ def rollout_work(
         config: the network's.
         rows, group: responses, and those of one prompt.
         prompt, new: tokens of each.
-        itemsize: bytes of a parameter.
-        cache_itemsize: of a cache's element; None: as many.
+        itemsizes: see `itemsizes_of`.
     """
-    cache_itemsize = cache_itemsize or itemsize
     body, head, prompts = body_params(config), head_params(config), rows // group
     prefill = Work(
         2 * body * prompts * prompt + 2 * head * prompts
         + attention_flops(config, prompts * prompt**2 / 2),
-        (body + head) * itemsize,
-        cache_bytes(config, prompts * prompt, cache_itemsize),
+        (body + head) * itemsizes.param,
+        cache_bytes(config, prompts * prompt, itemsizes.cache),
     )
     seen = rows * new * (prompt + new / 2)
     decode = Work(
         2 * (body + head) * rows * new + attention_flops(config, seen),
-        (body + head) * itemsize * new,
-        cache_bytes(config, prompts * new * prompt + rows * new**2 / 2, cache_itemsize),
+        (body + head) * itemsizes.param * new,
+        cache_bytes(config, prompts * new * prompt + rows * new**2 / 2, itemsizes.cache),
     )
     return prefill + decode
 
 
 def prover_work(
     config: ModelConfig, *, rows: int, boundaries: int, branches: int, prefix: int, text: int,
-    answer: int, itemsize: int, cache_itemsize: float | None = None,
+    answer: int, itemsizes: Itemsizes,
 ) -> Work:
     """Answers forked from every boundary: a trace's cache is read once a step for all of its own.
 
@@ -103,21 +123,20 @@ def prover_work(
         rows, boundaries, branches: traces, B; boundaries of each, E; answers at each, M.
         prefix: tokens of prompt and response in a trace; a boundary sees half of them.
         text, answer: tokens of the termination text and of an answer.
-        itemsize, cache_itemsize: as in `rollout_work`.
+        itemsizes: see `itemsizes_of`.
     """
-    cache_itemsize = cache_itemsize or itemsize
     body, head, asked = body_params(config), head_params(config), rows * boundaries
     read = Work(
         2 * body * asked * text + attention_flops(config, asked * text * prefix / 2),
-        body * itemsize,
-        cache_bytes(config, rows * prefix, cache_itemsize),
+        body * itemsizes.param,
+        cache_bytes(config, rows * prefix, itemsizes.cache),
     )
     seen = asked * branches * answer * (prefix / 2 + text + answer / 2)
     own = asked * branches * answer * answer / 2
     decode = Work(
         2 * (body + head) * asked * branches * answer + attention_flops(config, seen),
-        (body + head) * itemsize * answer,
-        cache_bytes(config, rows * prefix * answer + own, cache_itemsize),
+        (body + head) * itemsizes.param * answer,
+        cache_bytes(config, rows * prefix * answer + own, itemsizes.cache),
     )
     return read + decode
 

@@ -45,7 +45,7 @@ def script(monkeypatch, response, closed, said_behind):
             prompt_tokens_BP=prompts.tokens_BP, prompt_lengths_B=prompts.lengths_B,
             tokens_BT=one(tokens), logprobs_BT=jnp.zeros((1, width)),
             sampled_BT=jnp.ones((1, width), bool), lengths_B=one(width),
-            thought_closed_B=one(thought), forced_B=one(False), ended_B=one(True), cache=None,
+            thought_closed_B=one(thought), forced_B=one(False), ended_B=one(True), caches=(),
         )
 
     def prove_branches(

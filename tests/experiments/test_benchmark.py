@@ -18,12 +18,13 @@ def test_the_table_and_the_file_agree(tmp_path):
     result = run(
         tmp_path, '--shape=countdown', '--traces=2', '--trace_tokens=16', '--boundaries=1',
         '--branches=2', '--answer_tokens=2', '--traces_in_file=64', '--requests=4', '--batch=2',
-        '--prompt_tokens=4', '--new_tokens=4', '--row_tokens=64', f'--profile={tmp_path}/profile',
+        '--group_size=2', '--prompt_tokens=4', '--new_tokens=4', '--row_tokens=64',
+        f'--profile={tmp_path}/profile',
     )
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / 'out.json').read_text())
     parts = report['parts']
-    assert set(parts) == {'rollouts', 'kernels', 'prover', 'step', 'growth', 'memory'}
+    assert set(parts) == {'rollouts', 'groups', 'kernels', 'prover', 'step', 'growth', 'memory'}
     assert report['peak_host_bytes'] > 0
     for rows in parts.values():
         for row in rows:
@@ -32,6 +33,13 @@ def test_the_table_and_the_file_agree(tmp_path):
     ways = {row['rollouts']: row for row in parts['rollouts']}
     assert ways['even, in batches']['tokens'] == ways['even, slots refilled']['tokens'] == 4 * 4
     assert 4 <= ways['ragged, in batches']['tokens'] < 4 * 4
+    assert [row['groups'] for row in parts['groups']] == [
+        'prompts of 4, once for 2 rows', 'prompts of 4, of each row',
+        'prompts of 16, once for 2 rows', 'prompts of 16, of each row',
+    ]
+    for shared, own in zip(parts['groups'][::2], parts['groups'][1::2], strict=True):
+        assert shared['tokens'] == own['tokens'] == 2 * 4 and own['times as fast'] == 1
+        assert shared['cache bytes'] < own['cache bytes']
     step = {row['part']: row['seconds'] for row in parts['step']}
     assert step['GRPO step'] == pytest.approx(step['rollouts'] + step['update'])
     assert step['MRT step'] == pytest.approx(step['GRPO step'] + step['meta-prover'])
@@ -48,8 +56,9 @@ def test_the_table_and_the_file_agree(tmp_path):
 
 @pytest.mark.parametrize(
     ('flag', 'said'),
-    [('--parts=kernel', 'is unknown; known: rollouts, kernels, prover, step, growth, memory'),
+    [('--parts=kernel', 'known: rollouts, groups, kernels, prover, step, growth, memory'),
      ('--requests=33', '--requests=33 is no multiple of --batch=32'),
+     ('--group_size=5', '--group_size=5 does not divide --batch=32'),
      ('--microbatch_rows=3', '--microbatch_rows=3 does not divide --traces=16'),
      ('--prompt_tokens=1024', '--prompt_tokens=1024 leaves no response'),
      ('--sampled_traces=20', '--sampled_traces=20 is more than --traces'),

@@ -87,7 +87,10 @@ def test_the_plan_of_a_slice_fits_and_reports_those_parameters(variant):
         contents = costs['held_bytes_by_content']
         assert contents['parameters'] == by_hand
         rows = 0 if name == 'update' else planned['rows'] // (config.mesh.data * config.mesh.fsdp)
-        assert contents['cache'] == rows * tokens * cache
+        # A device has whole groups, and each group's prompt once.
+        shared = (rows - rows // config.group_size) * config.max_prompt_tokens
+        assert rows % config.group_size == 0
+        assert contents['cache'] == (rows * tokens - shared) * cache
     # Prompts are read, and gradients computed, by the chips' attention kernel.
     kernels = {name: costs['attention_kernels'] for name, costs in planned['programs'].items()}
     assert kernels['rollouts'] >= 1 and kernels['update'] >= 3

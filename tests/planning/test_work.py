@@ -6,10 +6,12 @@ import pytest
 
 from mrt_jax.models.transformer import Transformer, abstract_params, unembedding
 from mrt_jax.planning.work import (
+    Itemsizes,
     Work,
     body_params,
     cache_bytes,
     head_params,
+    itemsizes_of,
     prover_work,
     rollout_work,
     update_work,
@@ -17,6 +19,7 @@ from mrt_jax.planning.work import (
 from tests.tiny import tiny_config
 
 CONFIG = tiny_config()
+SIZES = Itemsizes(param=2, cache=2)
 PAIR = 4 * CONFIG.num_layers * CONFIG.num_heads * CONFIG.head_width  # A query and a key.
 
 
@@ -29,13 +32,25 @@ def test_matrices_are_those_of_the_network():
     assert head_params(CONFIG) == params['embedding'].size
 
 
+@pytest.mark.parametrize(
+    ('how', 'sizes'),
+    [
+        ({}, (4, 4)), ({'dtype': 'bfloat16'}, (2, 2)), ({'product_dtype': 'bfloat16'}, (2, 4)),
+        ({'dtype': 'bfloat16', 'cache_dtype': 'int8'}, (2, 1 + 4 / CONFIG.head_width)),
+    ],
+    ids=str,
+)
+def test_bytes_are_those_of_the_decoders_copies(how, sizes):
+    assert itemsizes_of(Transformer(CONFIG, **how)) == sizes
+
+
 def test_rollouts_add_up_token_by_token():
     rows, group, prompt, new = 6, 3, 40, 24
     matrices = 2 * (body_params(CONFIG) + head_params(CONFIG))
     flops = rows // group * (2 * body_params(CONFIG) * prompt + 2 * head_params(CONFIG))
     flops += rows // group * PAIR * sum(range(1, prompt + 1))
     flops += rows * sum(matrices + PAIR * (prompt + token) for token in range(1, new + 1))
-    work = rollout_work(CONFIG, rows=rows, group=group, prompt=prompt, new=new, itemsize=2)
+    work = rollout_work(CONFIG, rows=rows, group=group, prompt=prompt, new=new, itemsizes=SIZES)
     assert work.flops == pytest.approx(flops, rel=0.02)
     assert work.param_bytes == (new + 1) * matrices
     per_token = 2 * 2 * CONFIG.num_layers * CONFIG.num_kv_heads * CONFIG.head_width
@@ -46,7 +61,7 @@ def test_rollouts_add_up_token_by_token():
 
 
 def test_a_prover_reads_a_trace_once_for_all_of_its_branches():
-    shape = dict(rows=4, boundaries=8, prefix=4096, text=4, answer=16, itemsize=4)
+    shape = dict(rows=4, boundaries=8, prefix=4096, text=4, answer=16, itemsizes=SIZES)
     few, many = (prover_work(CONFIG, branches=count, **shape) for count in (1, 16))
     assert many.param_bytes == few.param_bytes
     assert many.split_bytes < 1.5 * few.split_bytes  # Only the suffixes are more.

@@ -13,7 +13,7 @@ from mrt_jax.errors import InputError
 from mrt_jax.evaluation import comparison
 from mrt_jax.methods.credit import Outcomes, Starts, assign_credit
 from mrt_jax.methods.experience import judge_traces
-from mrt_jax.training import rl_setup, rollouts
+from mrt_jax.training import collect, rl_setup
 from mrt_jax.training.arms import OF_THE_COMPARISON, arm_config
 from mrt_jax.training.key_effects import CONDITIONS, check_effects, why_mute
 from mrt_jax.training.objectives import KINDS, train
@@ -140,7 +140,7 @@ def test_mute_keys_change_nothing(policy, tmp_path, monkeypatch):
         found = judge_traces(*args, **kwargs)
         return dataclasses.replace(found, rewards_B=jnp.arange(len(found.rewards_B)) % 2.0)
 
-    monkeypatch.setattr(rollouts, 'judge_traces', judge_luckily)
+    monkeypatch.setattr(collect, 'judge_traces', judge_luckily)
     elsewhere = {'sampling.top_k', 'sampling.top_p', 'sampling.min_p', 'outcome_weight'}
     refused = {'weigh_by_stderr'}  # By `CreditConfig` itself.
     assert OTHER.keys() | elsewhere | refused == CONDITIONS['rl'].keys(), 'OTHER lacks a value'
