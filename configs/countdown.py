@@ -193,7 +193,7 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     # token by a step of its own; on TPU and GPU half the memory of bfloat16 and half of what
     # decoding reads of it. Evaluations keep compute.
     config.cache_dtype = 'compute'
-    # Rows decoded together, the others wait for one to end, each with its prompt's cache for itself.
+    # Rows decoded together, each with its prompt's cache for itself; others wait for one to end.
     config.rollout_slots = 0  # 0: all of them
 
     # Meta-prover.

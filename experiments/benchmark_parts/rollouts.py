@@ -86,8 +86,9 @@ def time_groups() -> Rows:
     keys_B = jax.random.split(jax.random.key(1), batch)
     rows = []
     for width in (values.prompt_tokens, 4 * values.prompt_tokens):
-        drawn_YP = np.random.default_rng(0).integers(0, model.config.vocab_size, (batch, width))
-        tokens_BP = jnp.asarray(np.repeat(drawn_YP[: batch // group], group, 0), jnp.int32)
+        shape = batch // group, width
+        drawn_YP = np.random.default_rng(0).integers(0, model.config.vocab_size, shape)
+        tokens_BP = jnp.asarray(np.repeat(drawn_YP, group, 0), jnp.int32)
         prompts = PromptBatch(tokens_BP, jnp.full(batch, width, jnp.int32))
 
         def sample(size: int, prompts: PromptBatch = prompts) -> Any:
@@ -100,7 +101,7 @@ def time_groups() -> Rows:
         clocks = {size: timed(sample, size) for size in (group, 1)}
         for size, (seconds, compiling) in clocks.items():
             caches = jax.eval_shape(lambda size=size, sample=sample: sample(size).caches)
-            whose = f'once for {group} rows' if size > 1 else 'of each row'
+            whose = f'one for {group} rows' if size > 1 else 'one for each row'
             rows.append({
                 'groups': f'prompts of {width}, {whose}', 'tokens': batch * new,
                 'seconds': seconds, 'tokens/s': batch * new / seconds,

@@ -86,7 +86,7 @@ def time_step() -> Rows:
         'update': floor_seconds(update_work(
             model.config, tokens=rows * values.trace_tokens,
             pairs=rows * values.trace_tokens**2 / 2,
-            param_itemsize=itemsizes.param,
+            param_itemsize=jnp.dtype(model.param_dtype).itemsize,
             state_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
         )),
     }

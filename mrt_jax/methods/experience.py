@@ -222,6 +222,11 @@ def judge_traces(
     return Experience(rollout, traces.episodes, verdicts, rewards_B)
 
 
+def without_caches(experience: Experience) -> Experience:
+    """The same experience, which no longer keeps the devices' memory of its caches."""
+    return dataclasses.replace(experience, rollout=experience.rollout.replace(caches=()))
+
+
 def group_prompts(
     reader: Reader, problems: Sequence[Problem], *, group_size: int, slots: int, rows: int
 ) -> tuple[PromptBatch, list[Any]]:

@@ -79,6 +79,10 @@ class Answered:
     right: Mapping[tuple[int, int], RightAnswer]
 
 
+# Answers of each round, and what was said about those of the first rounds, as far as it is known.
+Draws = tuple[tuple[Drawn, ...], tuple[Answered, ...]]
+
+
 @struct.dataclass
 class Graded:
     """Answers of the meta-prover that can be trained on.
@@ -127,9 +131,6 @@ def prove(
     """
     drawn, answered = start_answers(model, params, reader, traces, answers, keys_B, **how)()
     return judge_answers(reader, traces, drawn, answered, answers)
-
-
-Draws = tuple[tuple[Drawn, ...], tuple[Answered, ...]]
 
 
 def start_answers(

@@ -176,9 +176,10 @@ def _compile_rollouts(
     steps = response_slots(budget, terminals)
     work = rollout_work(
         model.config, rows=rows, group=config.group_size, prompt=config.max_prompt_tokens,
-        new=steps, itemsizes=itemsizes_of(model),
+        new=steps, itemsizes=itemsizes_of(model), sharing=rows // len(caches[0].positions_BS),
     )
-    loops = len(stage_ends(caches[-1].positions_BS.shape[1] - steps, steps))
+    before = caches[-1].positions_BS.shape[1] - steps  # Slots of the prompt in the same cache.
+    loops = len(stage_ends(before, steps))
     contents = _contents(config, model, mesh, caches)
     return Program(
         'rollouts', compiled, contents['optimizer'], contents, work, steps / loops, seconds

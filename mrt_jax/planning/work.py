@@ -84,30 +84,31 @@ def cache_bytes(config: ModelConfig, tokens: float, itemsize: float) -> float:
 
 
 def rollout_work(
-    config: ModelConfig, *, rows: int, group: int, prompt: int, new: int, itemsizes: Itemsizes
+    config: ModelConfig, *, rows: int, group: int, prompt: int, new: int, itemsizes: Itemsizes,
+    sharing: int = 1,
 ) -> Work:
     """Prompts read once a group, then `new` tokens of every row, one at a time.
-
-    A step reads the prompt's cache once for the group.
 
     Args:
         config: the network's.
         rows, group: responses, and those of one prompt.
         prompt, new: tokens of each.
         itemsizes: see `itemsizes_of`.
+        sharing: rows for which a prompt is kept, and read at a step, once; see `rows_sharing`.
     """
     body, head, prompts = body_params(config), head_params(config), rows // group
+    kept = rows // sharing * prompt
     prefill = Work(
         2 * body * prompts * prompt + 2 * head * prompts
         + attention_flops(config, prompts * prompt**2 / 2),
         (body + head) * itemsizes.param,
-        cache_bytes(config, prompts * prompt, itemsizes.cache),
+        cache_bytes(config, kept, itemsizes.cache),
     )
     seen = rows * new * (prompt + new / 2)
     decode = Work(
         2 * (body + head) * rows * new + attention_flops(config, seen),
         (body + head) * itemsizes.param * new,
-        cache_bytes(config, prompts * new * prompt + rows * new**2 / 2, itemsizes.cache),
+        cache_bytes(config, new * kept + rows * new**2 / 2, itemsizes.cache),
     )
     return prefill + decode
 

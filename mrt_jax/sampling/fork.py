@@ -1,11 +1,11 @@
-"""The meta-prover: answers forked from every boundary of a trace, on the trace's own cache.
+"""The meta-prover: answers forked from every boundary of a trace, on the trace's own caches.
 
 mu(. | x, z_{0:j}) of arXiv 2503.07572, section 3, is the policy with its thought forcibly ended
 after episode j. The keys and values of the prefix (x, z_{0:j}) are a part of what the rollout has
 left in its caches, so no prefix is filled again: attention of a branch merges these read-only
 sources exactly,
 
-    the prompt's cache, where rows share it         one for the E x M branches of all those rows
+    the prompt's cache, where rows share it         one for all those rows, but in tiles
     the parent trace's cache, up to the boundary    one for the E x M branches of a row
     the boundary's termination text                 one for its M branches
     the branch's own answer                         its own

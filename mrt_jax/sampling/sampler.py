@@ -1,8 +1,9 @@
-"""Rollouts: prefill and decode in one jitted program over a key-value cache.
+"""Rollouts: prefill and decode in one jitted program over key-value caches.
 
 Prompts are padded on the left, so that token t of every row's response goes to the same cache slot
-and a step writes the cache with one slice update. The loop stops when every row has ended. All
-randomness of a row comes from its own key, so its sample does not depend on its neighbours.
+and a step writes the cache with one slice update. Rows of a group keep their prompt in one cache,
+which they attend to together. The loop stops when every row has ended. All randomness of a row
+comes from its own key, so its sample does not depend on its neighbours.
 """
 
 import dataclasses
@@ -73,7 +74,7 @@ class Rollout:
         ended_B: bool, the row ended by itself rather than cut by its budget.
         caches: keys and values of all prompt and response tokens, rows as in `cache.Context`: in
             one cache, or in one of the prompts, each read and kept once for neighbours that share
-            it, and one of the responses. None of them once nobody reads them any more.
+            it, and one of the responses. () once nobody reads them any more.
     """
 
     prompt_tokens_BP: jax.Array
@@ -186,7 +187,7 @@ def _grow(decoder: Transformer, cache: KVCache, slots: int) -> KVCache:
 
 
 def stage_ends(slots: int, steps: int) -> list[int]:
-    """Steps at which the decode loop stops to let the cache grow behind the prompts' slots.
+    """Steps at which the decode loop stops to let the cache grow behind the slots that it has.
 
     Three stages read two thirds of what one would; each compiles its own loop. Caches of odd sizes
     are slower to multiply by, so stages end where the size is one of whole blocks of keys.

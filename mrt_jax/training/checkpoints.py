@@ -193,7 +193,7 @@ class CheckpointStore:
             if leads():
                 with contextlib.suppress(OSError):
                     self._put_back(step)
-                self._remove_failed()
+                    self._remove_failed()
             raise
         wait_for_all('checkpoint complete')
         self._damaged.clear()  # The process that leads has removed them.
@@ -322,20 +322,31 @@ class CheckpointStore:
     def _remove_leftovers(self) -> None:
         """Removes what a killed save or removal left behind.
 
+        A checkpoint that was set aside for a successor which never came gets its name again.
         Only the saving process does this: to a reader, a save under way would look the same.
         """
         for path in self._leftovers():
-            shutil.rmtree(path)
+            folder = path.with_name(path.name.removesuffix(_REPLACED))
+            if folder != path and not folder.exists():
+                path.rename(folder)
+            else:
+                shutil.rmtree(path)
 
     def _remove_failed(self) -> None:
-        """Removes what a failed save has left, as far as that can be done.
+        """Removes what a failed save has left.
 
         It takes room on a disk that may have none. TensorStore's other writes go on for a moment
         after the first has failed, and make their folders again.
+
+        Raises:
+            OSError: that is refused.
         """
         for _ in range(_LOOKS):
-            with contextlib.suppress(OSError):
+            try:
                 self._remove_leftovers()
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                    raise
             time.sleep(_BETWEEN_LOOKS_SECONDS)
             if not self._leftovers():
                 break

@@ -10,7 +10,7 @@ import numpy as np
 
 from mrt_jax.methods.attempts import judge_attempts
 from mrt_jax.methods.credit import Starts
-from mrt_jax.methods.experience import Experience, judge_traces
+from mrt_jax.methods.experience import Experience, judge_traces, without_caches
 from mrt_jax.methods.prefixes import Prefix, continue_prefixes, draw_cuts, read_prefixes
 from mrt_jax.methods.prover import Proof
 from mrt_jax.tasks.task import Problem
@@ -54,7 +54,7 @@ def collect_groups(
     groups of the last.
 
     Responses are judged while the meta-prover's answers are drawn, unless rewards choose the groups
-    that it is asked about.
+    that it is asked about; that time is a part of `prover_seconds` then, else of `rollout_seconds`.
     """
     config = setup.config
     draws_answers = setup.asks_prover and config.prover == 'answers'
@@ -88,6 +88,7 @@ def collect_groups(
         kept.append(_take_rows(experience, proof, np.nonzero(rows_B)[0]))
         clocks['rollout_seconds'] += rolled - started
         clocks['prover_seconds'] += time.monotonic() - rolled
+        del traces, experience  # Their caches make room for the next.
         missing -= len(chosen)
         if not missing:
             break
@@ -131,7 +132,7 @@ def collect_continuations(
         'prefix_tokens': np.mean([len(prefix.tokens) for prefix in group.prefixes]),
         'rollout_seconds': time.monotonic() - started,
     }
-    return Collected(_without_caches(experience), None, starts, metrics)
+    return Collected(without_caches(experience), None, starts, metrics)
 
 
 def sample_prefixes(
@@ -167,15 +168,11 @@ def _has_signal(experience: Experience, group_size: int) -> np.ndarray:
     return rewards_XG.max(axis=1) > rewards_XG.min(axis=1)
 
 
-def _without_caches(experience: Experience) -> Experience:
-    return dataclasses.replace(experience, rollout=experience.rollout.replace(caches=()))
-
-
 def _take_rows(
     experience: Experience, proof: Proof | None, rows: np.ndarray
 ) -> tuple[Experience, Proof | None]:
     """Some rows of a batch, without their caches; all of them as they are."""
-    experience = _without_caches(experience)
+    experience = without_caches(experience)
     if len(rows) == len(experience.rewards_B):
         return experience, proof
     take = lambda tree: jax.tree.map(lambda x: np.asarray(x)[rows], tree)  # noqa: E731

@@ -139,7 +139,7 @@ def start_proof(
     """Has the devices draw what `ask_prover` judges, see `start_answers`.
 
     Raises:
-        ResourceError: memory ran out; so may what is returned.
+        ResourceError: memory ran out, now or when what is returned is called.
     """
     config, by_row = setup.config, batch_sharding(setup.mesh, SAMPLING_RULES)
     with use_mesh(setup.mesh, SAMPLING_RULES), fitting_in_memory(*_PROVER):

@@ -20,7 +20,7 @@ import optax
 from mrt_jax.data.iterator import ProblemIterator
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.progress import progress
-from mrt_jax.methods.experience import Experience, judge_traces
+from mrt_jax.methods.experience import Experience, judge_traces, without_caches
 from mrt_jax.methods.prover import Proof
 from mrt_jax.methods.sft import Epochs
 from mrt_jax.methods.star import SelectionConfig, select
@@ -285,7 +285,7 @@ def sample_iteration(
     setup: Setup, params: Any, problems: list[Problem], key: jax.Array, number: int
 ) -> tuple[Iteration, dict[str, float], dict[str, Exhibit]]:
     """Samples, segments, proves and selects; returns what is kept, how long it took, and exhibits
-    of the first batch.
+    of the first batch. Responses are judged while the meta-prover's answers are drawn, if any are.
 
     Figures are means over batches of `prompts_per_step` problems, all of one size; numbers of
     tokens are sums.
@@ -307,6 +307,8 @@ def sample_iteration(
         else:
             experience, proof = judge_traces(setup.sampler.reader, traces, answers), None
             rolled = time.monotonic()
+        experience = without_caches(experience)
+        del traces  # Their caches make room for those of the next batch.
         clocks['rollout_seconds'] += rolled - started
         clocks['prover_seconds'] += time.monotonic() - rolled
         kept += select(
@@ -322,20 +324,20 @@ def sample_iteration(
         name: sum(values) if name in _TOTALS else float(np.mean(values))
         for name, values in figures.items()
     }
-    traces = len(problems) * config.group_size
+    sampled = len(problems) * config.group_size
     if not kept:
         right, ended = (
-            round(share * traces) for share in (pooled['reward'], 1 - pooled['truncated'])
+            round(share * sampled) for share in (pooled['reward'], 1 - pooled['truncated'])
         )
         raise InputError(
-            f'iteration {number} keeps none of {traces} traces of {len(problems)} problems '
+            f'iteration {number} keeps none of {sampled} traces of {len(problems)} problems '
             f'(selection={config.selection!r}, cut={config.cut!r}); {right} of them answer right '
             f'and {ended} end by themselves: raise problems_per_iteration or group_size, '
             'max_answer_tokens if few end, or begin from a policy that solves more'
         )
     pooled |= {
         'kept': len(kept),
-        'kept_share': len(kept) / traces,
+        'kept_share': len(kept) / sampled,
         'kept_problems': len({trace.problem for trace in kept}) / len(problems),
         'kept_tokens': float(np.mean([trace.response_tokens for trace in kept])),
     }

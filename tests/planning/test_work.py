@@ -44,18 +44,21 @@ def test_bytes_are_those_of_the_decoders_copies(how, sizes):
     assert itemsizes_of(Transformer(CONFIG, **how)) == sizes
 
 
-def test_rollouts_add_up_token_by_token():
+@pytest.mark.parametrize('sharing', [1, 3])
+def test_rollouts_add_up_token_by_token(sharing):
     rows, group, prompt, new = 6, 3, 40, 24
     matrices = 2 * (body_params(CONFIG) + head_params(CONFIG))
     flops = rows // group * (2 * body_params(CONFIG) * prompt + 2 * head_params(CONFIG))
     flops += rows // group * PAIR * sum(range(1, prompt + 1))
     flops += rows * sum(matrices + PAIR * (prompt + token) for token in range(1, new + 1))
-    work = rollout_work(CONFIG, rows=rows, group=group, prompt=prompt, new=new, itemsizes=SIZES)
+    work = rollout_work(
+        CONFIG, rows=rows, group=group, prompt=prompt, new=new, itemsizes=SIZES, sharing=sharing
+    )
     assert work.flops == pytest.approx(flops, rel=0.02)
     assert work.param_bytes == (new + 1) * matrices
     per_token = 2 * 2 * CONFIG.num_layers * CONFIG.num_kv_heads * CONFIG.head_width
     assert cache_bytes(CONFIG, 1, 2) == per_token
-    prompts = rows // group * prompt * (new + 1)  # By the rows of a group together.
+    prompts = rows // sharing * prompt * (new + 1)
     read = per_token * (prompts + rows * sum(range(new + 1)))
     assert work.split_bytes == pytest.approx(read, rel=0.05)
 

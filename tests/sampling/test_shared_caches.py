@@ -51,14 +51,13 @@ def prove(policy, rollout, terminals, tile_rows, *, place=lambda tree: tree):
     )
 
 
-def assert_same(one, two, atol=1e-5):
-    """But for their caches."""
+def assert_same(one, two):
     for (path, x), y in zip(
         jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True
     ):
         x, y = np.asarray(x), np.asarray(y)
         if np.issubdtype(x.dtype, np.floating):
-            np.testing.assert_allclose(x, y, rtol=1e-4, atol=atol, err_msg=str(path))
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5, err_msg=str(path))
         else:
             np.testing.assert_array_equal(x, y, str(path))
 
@@ -80,7 +79,7 @@ def test_responses_and_answers_are_those_of_rows_alone(
     assert rows == [GROUPS, ROWS] and len(alone.caches) == 1
     slots = [cache.positions_BS.shape[1] for cache in shared.caches]
     assert slots == [SLOTS, STEPS] and alone.caches[0].positions_BS.shape[1] == SLOTS + STEPS
-    # At once, and in tiles that part neighbours.
+    # At once, and in tiles that part neighbours; each takes long to compile.
     for tile_rows in (10_000, 2 * BRANCHES)[kind != 'plain' :]:
         answers = [prove(policy, rollout, terminals, tile_rows) for rollout in (alone, shared)]
         assert (np.asarray(answers[0].lengths_BEM) > 2).sum() > 50
@@ -108,7 +107,7 @@ def test_both_caches_hold_what_one_holds(tiny, grouped, terminals):
 # On eight shards a shard has half a group; the rows of a 'tensor' pair are the same.
 @pytest.mark.parametrize(
     ('sizes', 'shared'),
-    [(dict(data=8), 4), (dict(data=2, fsdp=2, sequence=2), 4), (dict(data=2, tensor=2), 8)],
+    [(dict(data=2, fsdp=2, sequence=2), 4), (dict(data=2, tensor=2), 8)],
     ids=str,
 )
 def test_a_shard_keeps_the_prompts_of_its_own_rows(tiny, grouped, terminals, sizes, shared):

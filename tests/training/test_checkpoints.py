@@ -1,9 +1,11 @@
 """Checkpoints come back bit for bit, and damage anywhere in them is found."""
 
+import contextlib
 import json
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -200,8 +202,9 @@ def test_what_a_failed_save_still_writes_takes_no_room(store, monkeypatch):
         def write():
             for number in range(30):
                 part = folder.with_name(f'{folder.name}.orbax-checkpoint-tmp') / f'state/{number}'
-                part.mkdir(parents=True, exist_ok=True)
-                (part / 'manifest').write_bytes(bytes(100))
+                with contextlib.suppress(OSError):  # It may be removed just now.
+                    part.mkdir(parents=True, exist_ok=True)
+                    (part / 'manifest').write_bytes(bytes(100))
                 time.sleep(0.01)
 
         writers.append(threading.Thread(target=write))
@@ -360,6 +363,26 @@ def test_a_checkpoint_to_be_replaced_outlives_a_successor_that_reads_back_wrong(
     )
     assert step == 10
     assert_same(state, some_state(1.0))
+
+
+def test_a_checkpoint_set_aside_for_nothing_gets_its_name_again(store, monkeypatch):
+    save(store, 10, some_state(1.0), META)
+    rename = Path.rename
+
+    def refuse(path, target):
+        if target == store._directory / '10':
+            raise OSError(5, 'Input/output error', str(path))
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'rename', refuse)
+        with pytest.raises(OSError, match='Input/output error'):
+            save(store, 10, some_state(2.0), META)
+    assert store.steps() == []
+    save(store, 20, some_state(3.0), META)
+    assert sorted(path.name for path in store._directory.iterdir()) == ['10', '20']
+    shutil.rmtree(store._directory / '20')
+    assert_same(store.restore_latest(some_state()).state, some_state(1.0))
 
 
 def test_a_damaged_checkpoint_may_be_removed_by_hand(store, warnings):
