@@ -1,5 +1,6 @@
 """Keys and values of tokens already read."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -164,6 +165,19 @@ def join_keys(cache: KVCache, slots: int) -> KVCache:
         k_BKCS=tuple(jax.tree.map(join, keys.blocks_BKNCW) for keys in cache.k_BKCS),
         v_BKSC=jax.tree.map(lambda x_BKSC: x_BKSC[:, :, :slots], cache.v_BKSC),
         positions_BS=cache.positions_BS[:, :slots],
+    )
+
+
+def join_slots(caches: Sequence[KVCache]) -> KVCache:
+    """Caches of the same rows, keys whole, as one: the slots of each behind the one before."""
+
+    def join(axis: int, *parts: Any) -> Any:
+        return jax.tree.map(lambda *x: jnp.concatenate(x, axis), *parts)
+
+    return KVCache(
+        k_BKCS=join(3, *(cache.k_BKCS for cache in caches)),
+        v_BKSC=join(2, *(cache.v_BKSC for cache in caches)),
+        positions_BS=join(1, *(cache.positions_BS for cache in caches)),
     )
 
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from mrt_jax.models.cache import KVCache
+from mrt_jax.models.cache import KVCache, join_slots
 from mrt_jax.sharding.rules import shards_in_use
 
 Inputs = TypeVar('Inputs')
@@ -37,8 +37,8 @@ def map_tiles(
     Args:
         apply: from the caches of some rows, their inputs [b, e, ...] and mask [b, e] to outputs
             [b, e, ...]. A cell's output must follow from its rows of the caches and its input.
-        caches: each of B rows, or of fewer that neighbours share, see `cache.Context`. In a tile,
-            whose rows need not be neighbours, each has its own.
+        caches: each of B rows, or of fewer that neighbours share, see `cache.Context`. The rows of
+            a tile need not be neighbours: there, each has one cache of its own with all slots.
         inputs: tree of arrays [B, E, ...].
         mask_BE: bool, cells in use.
         tile_cells: most cells of a tile on each device.
@@ -71,9 +71,9 @@ def map_tiles(
 
     def run_rows(carry: None, chosen: tuple[jax.Array, jax.Array]) -> tuple[None, Outputs]:
         index_Gb, fresh_b = chosen
-        own = jax.tree.map(
+        own = (join_slots(jax.tree.map(
             lambda x: _take_rows(x, index_Gb // (rows // x.shape[0])), caches
-        )
+        )),)
 
         def run_tile(carry: None, cut: tuple[Inputs, jax.Array]) -> tuple[None, Outputs]:
             shapes = jax.eval_shape(apply, own, *cut)

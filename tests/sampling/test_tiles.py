@@ -33,11 +33,11 @@ def _grid(seed):
 
 def _apply(caches, inputs, mask_be):
     of_row = 0
-    for factor, cache in enumerate(caches, 1):
+    for cache in caches:
         of_cache = cache.positions_BS.sum(-1).astype(jnp.float32)
         for k_bKCS, v_bKSC in zip(cache.k_BKCS, cache.v_BKSC, strict=True):
             of_cache += k_bKCS.sum((1, 2, 3)) + 2 * v_bKSC.sum((1, 2, 3))
-        of_row += factor * jnp.repeat(of_cache, len(mask_be) // len(of_cache))
+        of_row += jnp.repeat(of_cache, len(mask_be) // len(of_cache))
     cells = jnp.where(mask_be, of_row[:, None] * inputs['one'], 0)
     return cells, jnp.where(mask_be[:, :, None], 1 + inputs['two'], 0)
 
