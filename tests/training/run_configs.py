@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -87,15 +87,34 @@ def terminate_at_call(
     monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, number: int
 ) -> None:
     """Sends this process SIGTERM when a function of a module is called so many times."""
-    function, calls = getattr(module, name), []
+    calls = []
 
-    def interrupted(*args: Any, **kwargs: Any) -> Any:
+    def interrupt() -> None:
         calls.append(1)
         if len(calls) == number:
             os.kill(os.getpid(), signal.SIGTERM)
+
+    before_each_call(monkeypatch, module, name, interrupt)
+
+
+def note_calls(
+    monkeypatch: pytest.MonkeyPatch, events: list[str], module: ModuleType, name: str, event: str
+) -> None:
+    """Adds an event whenever a function of a module is called."""
+    before_each_call(monkeypatch, module, name, lambda: events.append(event))
+
+
+def before_each_call(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, act: Callable[[], None]
+) -> None:
+    """Does something before a function of a module, whenever it is called."""
+    function = getattr(module, name)
+
+    def acting(*args: Any, **kwargs: Any) -> Any:
+        act()
         return function(*args, **kwargs)
 
-    monkeypatch.setattr(module, name, interrupted)
+    monkeypatch.setattr(module, name, acting)
 
 
 @contextlib.contextmanager

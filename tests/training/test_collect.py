@@ -1,6 +1,7 @@
 """Traces of a step that are more than one batch of rollouts: groups with signal, prefixes."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -17,7 +18,12 @@ from mrt_jax.training.collect import collect_continuations, collect_groups, samp
 from mrt_jax.training.reinforcement import train_policy
 from mrt_jax.training.rl_batch import vote_numbers
 from mrt_jax.training.rl_setup import prepare
-from tests.training.run_configs import keep_data_in, save_untrained_policy, small_run
+from tests.training.run_configs import (
+    keep_data_in,
+    note_calls,
+    save_untrained_policy,
+    small_run,
+)
 
 KEY = jax.random.key(0)
 
@@ -105,16 +111,7 @@ def test_what_is_missing_in_the_end_is_filled_up(policy):
 def test_responses_are_judged_while_answers_are_drawn(policy, monkeypatch, rounds):
     setup = judged(prepare(small_run(policy, branches=2, prover_rounds=rounds)), by_length)
     events = []
-
-    def note(module, name, event):
-        function = getattr(module, name)
-
-        def noted(*args, **kwargs):
-            events.append(event)
-            return function(*args, **kwargs)
-
-        monkeypatch.setattr(module, name, noted)
-
+    note = functools.partial(note_calls, monkeypatch, events)
     note(prover, 'prove_branches', 'start')
     note(prover, 'on_every_host', 'wait')
     note(prover, '_judge_round', 'judge answers')

@@ -1,6 +1,7 @@
 """Rollouts one update ahead: the same numbers where nothing changes, the same run when resumed."""
 
 import dataclasses
+import functools
 import shutil
 
 import numpy as np
@@ -15,6 +16,7 @@ from mrt_jax.training.rl_setup import prepare
 from tests.training.run_configs import (
     get_easy_task,
     keep_data_in,
+    note_calls,
     read_steps,
     run,
     save_untrained_policy,
@@ -127,16 +129,7 @@ def test_the_second_batch_is_sampled_by_the_first_policy(whole, standing):
 
 def test_a_batch_is_judged_while_the_next_is_sampled(policy, tmp_path, monkeypatch):
     events = []
-
-    def note(module, name, event):
-        function = getattr(module, name)
-
-        def noted(*args, **kwargs):
-            events.append(event)
-            return function(*args, **kwargs)
-
-        monkeypatch.setattr(module, name, noted)
-
+    note = functools.partial(note_calls, monkeypatch, events)
     note(ahead, 'start_rollouts', 'start')
     note(ahead, 'read_rollouts', 'read')
     note(ahead, 'start_proof', 'draw')

@@ -18,6 +18,7 @@ from tests.training.run_configs import (
     SMALL_STAR,
     get_easy_task,
     keep_data_in,
+    note_calls,
     read_steps,
     save_untrained_policy,
     small_run,
@@ -89,14 +90,9 @@ def test_a_resumed_run_writes_the_same_metrics(policy, whole_run, tmp_path):
 
 
 def test_sigterm_saves_in_the_middle_of_an_iteration(policy, whole_run, tmp_path, monkeypatch):
-    sample_traces, rollouts = star.sample_traces, []
-
-    def counted(*args):
-        rollouts.append(1)
-        return sample_traces(*args)
-
+    rollouts = []
     terminate_at_call(monkeypatch, fitting, 'pack', 3)
-    monkeypatch.setattr(star, 'sample_traces', counted)
+    note_calls(monkeypatch, rollouts, star, 'sample_traces', 'rollouts')
     config = run_config(policy, checkpoint_every=100)
     assert not train(config, tmp_path)
     assert len(read_steps(tmp_path)) == 3
