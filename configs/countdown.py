@@ -195,6 +195,9 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     config.cache_dtype = 'compute'
     # Rows decoded together, each with its prompt's cache for itself; others wait for one to end.
     config.rollout_slots = 0  # 0: all of them
+    # Steps of decoding after which responses that have ended are judged, while the others go on:
+    # worth it where judging takes long, as answers in mathematics do. 0: all when all have ended.
+    config.judge_every = 0
 
     # Meta-prover.
     config.prover = 'answers'  # what a prefix is worth: its answers' success | attempts: their own

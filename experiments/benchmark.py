@@ -10,6 +10,9 @@ Parts (`--parts`, default all):
     groups   `--batch` responses in groups of `--group_size`, whose prompts are read, kept and
              attended to once for all rows of a group, beside the same with a prompt for each row;
              and at four times the `--prompt_tokens`
+    judging  `--batch` responses of ragged lengths, in one dispatch and in dispatches of
+             `--judge_every` steps; and both with a verdict on each response, which takes
+             `--judge_seconds` of waiting, four at once: behind the rollouts, and meanwhile
     kernels  progress, cumulative and normalized regret of `--traces_in_file` traces with 64
              boundaries, and of a quarter of them: cost must be linear
     prover   answers at every boundary of `--traces` traces, forked from their caches, beside the
@@ -46,7 +49,7 @@ from experiments import cli
 from experiments.benchmark_parts.shapes import SHAPES
 from mrt_jax.errors import InputError
 
-PARTS = ('rollouts', 'groups', 'kernels', 'prover', 'step', 'growth', 'memory')
+PARTS = ('rollouts', 'groups', 'judging', 'kernels', 'prover', 'step', 'growth', 'memory')
 
 Rows = list[dict[str, Any]]
 
@@ -63,6 +66,8 @@ def define_flags() -> None:
     flags.DEFINE_integer('requests', 128, 'Responses, a multiple of --batch.', 1)
     flags.DEFINE_integer('batch', 32, 'Rows decoded together.', 1)
     flags.DEFINE_integer('group_size', 8, 'Responses to a prompt, a divisor of --batch.', 1)
+    flags.DEFINE_integer('judge_every', 16, 'Steps of a dispatch.', 1)
+    flags.DEFINE_float('judge_seconds', 0.25, 'Of a verdict.', 0)
     flags.DEFINE_integer('prompt_tokens', 128, 'Tokens of a prompt.', 1)
     flags.DEFINE_integer('new_tokens', 256, 'Most tokens of a response.', 1)
     flags.DEFINE_integer('traces', 16, 'Traces of a step and of the meta-prover.', 1)
@@ -125,14 +130,16 @@ def main(argv: Sequence[str]) -> None:
 def _parts() -> dict[str, Callable[[], Rows]]:
     """What measures each part; flags have been checked before anything of it is imported."""
     from experiments.benchmark_parts.growth import time_growth
+    from experiments.benchmark_parts.judging import time_judging
     from experiments.benchmark_parts.kernels import time_kernels
     from experiments.benchmark_parts.prover import time_prover
     from experiments.benchmark_parts.rollouts import time_groups, time_rollouts
     from experiments.benchmark_parts.update import measure_memory, time_step
 
     return {
-        'rollouts': time_rollouts, 'groups': time_groups, 'kernels': time_kernels,
-        'prover': time_prover, 'step': time_step, 'growth': time_growth, 'memory': measure_memory,
+        'rollouts': time_rollouts, 'groups': time_groups, 'judging': time_judging,
+        'kernels': time_kernels, 'prover': time_prover, 'step': time_step, 'growth': time_growth,
+        'memory': measure_memory,
     }
 
 

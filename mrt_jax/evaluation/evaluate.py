@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mrt_jax.errors import InputError
@@ -107,7 +106,7 @@ def evaluate_policy(
                 reader,
                 place(batch, by_row),
                 answers,
-                fold_in_each(keys_B, jnp.full(rows, ROLLOUT_DRAWS)),
+                fold_in_each(keys_B, np.full(rows, ROLLOUT_DRAWS)),
                 budget=budget,
                 sampling=sampling,
                 max_boundaries=max_boundaries,
@@ -121,7 +120,7 @@ def evaluate_policy(
                 reader,
                 experience,
                 answers,
-                fold_in_each(keys_B, jnp.full(rows, PROVER_DRAWS)),
+                fold_in_each(keys_B, np.full(rows, PROVER_DRAWS)),
                 branches=branches,
                 max_answer_tokens=budget.max_answer_tokens,
                 sampling=sampling,

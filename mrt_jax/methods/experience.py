@@ -5,7 +5,8 @@ The same steps serve training and evaluation; they differ in the budgets and the
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -18,9 +19,16 @@ from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.chat import ChatTemplate
 from mrt_jax.policies.policy import Policy
 from mrt_jax.policies.tokenizers import Tokenizer
+from mrt_jax.sampling.dispatches import sample_in_dispatches
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
-from mrt_jax.sampling.sampler import PromptBatch, Rollout, encode_prompts, sample_rollouts
+from mrt_jax.sampling.sampler import (
+    PromptBatch,
+    Rollout,
+    Seen,
+    encode_prompts,
+    sample_rollouts,
+)
 from mrt_jax.sampling.slots import sample_in_slots
 from mrt_jax.sharding.host_data import divide_work, on_every_host
 from mrt_jax.tasks.task import Problem, Task, Verdict
@@ -52,9 +60,9 @@ class Reader:
             self.chat.render(problem.messages, add_generation_prompt=True)
         )
 
-    def judge(self, tokens: Sequence[int], answer: Any) -> Verdict:
-        """Checks a whole response, thought included."""
-        return self.task.check(self.tokenizer.decode(tokens), answer)
+    def judge(self, tokens: Sequence[int], answer: Any, prefix: Sequence[int] = ()) -> Verdict:
+        """Checks a whole response, thought included, behind what its prompt has of it already."""
+        return self.task.check(self.tokenizer.decode([*prefix, *tokens]), answer)
 
 
 def make_reader(
@@ -100,10 +108,12 @@ class Traces:
     Attributes:
         rollout: what was sampled.
         episodes: the boundaries of its thoughts.
+        coming: verdicts that are being found already, by row; see `methods.early_verdicts`.
     """
 
     rollout: Rollout
     episodes: Episodes
+    coming: Mapping[int, Future[Verdict]] = dataclasses.field(default_factory=dict, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,8 +164,10 @@ def start_traces(
     sampling: SamplingConfig,
     group_size: int = 1,
     slots: int | None = None,
+    steps: int = 0,
+    watch: Callable[[Seen], None] | None = None,
 ) -> Rollout:
-    """Has the devices sample a trace for each row, and does not wait for them.
+    """Has the devices sample a trace for each row, and waits for them only to `watch` them.
 
     Args:
         model: the policy's network.
@@ -167,8 +179,16 @@ def start_traces(
         sampling: how tokens are drawn.
         group_size: rows in a row that have the same prompt.
         slots: rows decoded together, others wait for one of them to end; None: all.
+        steps: between two looks at the rows.
+        watch: looks at them, see `sample_in_dispatches`; None: nobody does, and one dispatch
+            decodes all.
     """
-    sample = sample_rollouts if slots is None else functools.partial(sample_in_slots, slots=slots)
+    if watch is not None:
+        sample = functools.partial(sample_in_dispatches, steps=steps, watch=watch, slots=slots)
+    elif slots is None:
+        sample = sample_rollouts
+    else:
+        sample = functools.partial(sample_in_slots, slots=slots)
     return sample(
         model, params, prompts, keys_B, reader.terminals, budget=budget, sampling=sampling,
         group_size=group_size,
@@ -213,8 +233,10 @@ def judge_traces(
     tokens_BT, lengths_B = np.asarray(rollout.tokens_BT), np.asarray(rollout.lengths_B)
 
     def judge(row: int) -> Verdict:
+        if row in traces.coming:
+            return traces.coming[row].result()
         prefix = prefixes[row] if prefixes else ()
-        return reader.judge([*prefix, *tokens_BT[row, : lengths_B[row]].tolist()], answers[row])
+        return reader.judge(tokens_BT[row, : lengths_B[row]].tolist(), answers[row], prefix)
 
     verdicts = tuple(divide_work(judge, range(len(answers)), reader.task.checks_at_once))
     rewards_B = np.zeros(len(tokens_BT), np.float32)

@@ -376,7 +376,7 @@ def for_decoding(model: Transformer, params: Any) -> tuple[Transformer, Any]:
     third faster so. Samplers then keep keys in blocks, see `cache.split_keys`. Where products are
     rounded, so are kernels; an output layer that is the embedding becomes a copy of its own.
     """
-    columns = on_one_cpu()
+    decoder = decoder_of(model)
 
     def prepare(path: tuple[Any, ...], param: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
         if path[-1].key in ('kernel', 'unembedding'):
@@ -386,9 +386,9 @@ def for_decoding(model: Transformer, params: Any) -> tuple[Transformer, Any]:
         param = nn.with_logical_constraint(
             param, tuple(None if axis == 'embed' else axis for axis in axes)
         )
-        if columns and path[-1].key == 'unembedding':
+        if decoder.columns and path[-1].key == 'unembedding':
             return param.T
-        if columns and path[-1].key == 'kernel':
+        if decoder.columns and path[-1].key == 'kernel':
             # Behind the layers' axis stand the inputs, then the outputs; the width is one of them.
             outputs = 2 if axes[1] == 'embed' else len(axes) - 1
             return param.transpose(0, *range(outputs, len(axes)), *range(1, outputs))
@@ -399,7 +399,12 @@ def for_decoding(model: Transformer, params: Any) -> tuple[Transformer, Any]:
     if model.product_dtype and model.config.tie_embeddings:
         params['unembedding'] = embedding_VD.astype(model.product_dtype)
     layers = _unstack(params['layers'], model.config.num_layers)
-    return model.clone(columns=columns), {**params, 'layers': layers}
+    return decoder, {**params, 'layers': layers}
+
+
+def decoder_of(model: Transformer) -> Transformer:
+    """The network of `for_decoding`."""
+    return model.clone(columns=on_one_cpu())
 
 
 def _unstack(stacked: Any, count: int) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from mrt_jax.models.precision import PRECISIONS, precision_on
 from mrt_jax.models.transformer import Transformer, abstract_params, logical_axes
 from mrt_jax.planning.topologies import describe_devices
 from mrt_jax.planning.work import Work, itemsizes_of, prover_work, rollout_work, update_work
+from mrt_jax.sampling import dispatches, sampler
 from mrt_jax.sampling.fork import prove_branches, same_termination
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
@@ -165,25 +166,65 @@ def _compile_rollouts(
     options = dict(
         budget=budget, sampling=SamplingConfig(**config.sampling), group_size=config.group_size
     )
-    compiled, seconds = _compile(
-        mesh, SAMPLING_RULES, sample_rollouts, model, *arguments, **options
-    )
-    with use_mesh(mesh, SAMPLING_RULES):  # Which rows share a cache depends on it.
-        shapes = jax.eval_shape(
-            lambda *arguments: sample_rollouts(model, *arguments, **options), *arguments
-        )
-    caches = placed_shapes(shapes.caches, compiled.output_shardings.caches)
+    compile_them = _compile_dispatches if config.judge_every else _compile_at_once
+    compiled, caches, seconds = compile_them(model, mesh, arguments, options)
     steps = response_slots(budget, terminals)
     work = rollout_work(
         model.config, rows=rows, group=config.group_size, prompt=config.max_prompt_tokens,
         new=steps, itemsizes=itemsizes_of(model), sharing=rows // len(caches[0].positions_BS),
     )
-    before = caches[-1].positions_BS.shape[1] - steps  # Slots of the prompt in the same cache.
-    loops = len(stage_ends(before, steps))
     contents = _contents(config, model, mesh, caches)
-    return Program(
-        'rollouts', compiled, contents['optimizer'], contents, work, steps / loops, seconds
-    ), caches
+    resident, loops = contents['optimizer'], 1
+    if config.judge_every:  # Dispatches read the decoder's copy of the parameters.
+        resident += contents['parameters']
+    else:
+        before = caches[-1].positions_BS.shape[1] - steps  # Slots of the prompt in the same cache.
+        loops = len(stage_ends(before, steps))
+    return Program('rollouts', compiled, resident, contents, work, steps / loops, seconds), caches
+
+
+def _compile_at_once(
+    model: Transformer, mesh: Mesh, arguments: Sequence[Any], options: dict[str, Any]
+) -> tuple[Any, Any, float]:
+    """Rollouts as one program: the executable, the caches that it leaves, and seconds."""
+    compiled, shapes, seconds = _compile_placed(
+        mesh, sample_rollouts, model, *arguments, **options
+    )
+    return compiled, shapes.caches, seconds
+
+
+def _compile_dispatches(
+    model: Transformer, mesh: Mesh, arguments: Sequence[Any], options: dict[str, Any]
+) -> tuple[Any, Any, float]:
+    """The same of a dispatch with the whole cache, as if all were such; most have a smaller one.
+
+    Seconds are those of all programs that it takes.
+    """
+    sampling = options.pop('sampling')
+    _, (given, decode), begun = _compile_placed(
+        mesh, dispatches.begin, sampler, model, *arguments, **options
+    )
+    _, cache, grown = _compile_placed(
+        mesh, dispatches.grow, model, decode.cache, given.before + given.steps
+    )
+    rest, _ = dispatches.apart(decode)
+    end = jax.ShapeDtypeStruct((), jnp.int32)
+    compiled, (decode, _), decoded = _compile_placed(
+        mesh, dispatches.decode_steps, sampler, model, given, rest, {'cache': cache}, end,
+        budget=options['budget'], sampling=sampling,
+    )
+    _, caches, _ = _compile_placed(mesh, dispatches.caches_of, sampler, model, given, decode)
+    return compiled, caches, begun + grown + decoded
+
+
+def _compile_placed(
+    mesh: Mesh, program: Any, *arguments: Any, **options: Any
+) -> tuple[Any, Any, float]:
+    """The executable, shapes of its results where they lie on the mesh, and seconds."""
+    compiled, seconds = _compile(mesh, SAMPLING_RULES, program, *arguments, **options)
+    with use_mesh(mesh, SAMPLING_RULES):  # Which rows share a cache depends on it.
+        shapes = program.eval_shape(*arguments, **options)
+    return compiled, placed_shapes(shapes, compiled.output_shardings), seconds
 
 
 def _compile_prover(

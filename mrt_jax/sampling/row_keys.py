@@ -10,10 +10,10 @@ import numpy as np
 
 def split_by_row(key: jax.Array, rows: int) -> jax.Array:
     """Keys [rows] for the rows of a batch; row i's key is the same in a batch of any size."""
-    return fold_in_each(key, jnp.arange(rows))
+    return fold_in_each(key, np.arange(rows))
 
 
-def fold_in_each(keys: jax.Array, data_X: jax.Array) -> jax.Array:
+def fold_in_each(keys: jax.Array, data_X: jax.Array | np.ndarray) -> jax.Array:
     """Folds an integer into a key, elementwise over any shape.
 
     Args:
@@ -58,5 +58,5 @@ def keys_of_contents(
         ],
         np.uint32,
     )
-    keys_B = fold_in_each(jax.random.key(seed), jnp.asarray(digests_B))
-    return fold_in_each(keys_B, jnp.asarray(draw))
+    keys_B = fold_in_each(jax.random.key(seed), digests_B)
+    return fold_in_each(keys_B, np.asarray(draw))

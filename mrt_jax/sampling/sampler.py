@@ -4,6 +4,8 @@ Prompts are padded on the left, so that token t of every row's response goes to 
 and a step writes the cache with one slice update. Rows of a group keep their prompt in one cache,
 which they attend to together. The loop stops when every row has ended. All randomness of a row
 comes from its own key, so its sample does not depend on its neighbours.
+
+`begin` and all that follows it are its parts, see `sampling.dispatches`.
 """
 
 import dataclasses
@@ -26,7 +28,7 @@ from mrt_jax.models.cache import (
     join_keys,
     split_keys,
 )
-from mrt_jax.models.transformer import Transformer, for_decoding
+from mrt_jax.models.transformer import Transformer, decoder_of, for_decoding
 from mrt_jax.sampling.forward import append_tokens, next_logits, read_tokens
 from mrt_jax.sampling.phases import (
     Budget,
@@ -90,7 +92,51 @@ class Rollout:
 
 
 @struct.dataclass
-class _Decode:
+class Seen:
+    """Rows as they are in the middle of decoding, for the host; the same on all devices.
+
+    Attributes:
+        tokens_BT: int32, as in `Rollout`.
+        lengths_B: int32, response tokens so far.
+        live_B: bool, the row goes on or has yet to begin.
+    """
+
+    tokens_BT: jax.Array
+    lengths_B: jax.Array
+    live_B: jax.Array
+
+
+@struct.dataclass
+class Given:
+    """What the decode loop reads and leaves as it is.
+
+    Attributes:
+        params: see `for_decoding`.
+        prompts: of all rows.
+        uniforms_BT: the random number behind each token.
+        terminals: what ends thoughts and rows.
+        shared: the prompts' cache where rows share it, see `rows_sharing`; else none.
+    """
+
+    params: Any
+    prompts: PromptBatch
+    uniforms_BT: jax.Array
+    terminals: Terminals
+    shared: tuple[KVCache, ...]
+
+    @property
+    def before(self) -> int:
+        """Slots before the first response token's in the rows' own cache."""
+        return 0 if self.shared else self.prompts.tokens_BP.shape[1]
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.uniforms_BT.shape[1]
+
+
+@struct.dataclass
+class Decode:
     """Carry of the decode loop; `hidden_BD` belongs to the last token fed, `cache` to the rows."""
 
     step: jax.Array
@@ -178,25 +224,18 @@ def empty_room(decoder: Transformer, rows: int, slots: int) -> KVCache:
     return split_keys(cache) if decoder.columns else cache
 
 
-def _grow(decoder: Transformer, cache: KVCache, slots: int) -> KVCache:
-    """The same cache with empty slots behind its own."""
-    larger = empty_room(decoder, cache.positions_BS.shape[0], slots)
-    return jax.tree.map(
-        lambda new, old: jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim), larger, cache
-    )
-
-
 def stage_ends(slots: int, steps: int) -> list[int]:
     """Steps at which the decode loop stops to let the cache grow behind the slots that it has.
 
-    Three stages read two thirds of what one would; each compiles its own loop. Caches of odd sizes
-    are slower to multiply by, so stages end where the size is one of whole blocks of keys.
+    Three stages read two thirds of what one would, two three quarters; each compiles its own loop,
+    so short responses have fewer. Caches of odd sizes are slower to multiply by, so stages end
+    where the size is one of whole blocks of keys.
 
     Args:
         slots: those before the first step's, in the same cache.
         steps: of the whole loop.
     """
-    stages = 3 if steps >= 48 else 1
+    stages = 1 if steps < 48 else 2 if steps < 192 else 3
     sizes = [slots + -(-steps * (stage + 1) // stages) for stage in range(stages)]
     return sorted({min(-(-size // KEY_BLOCK) * KEY_BLOCK - slots, steps) for size in sizes})
 
@@ -232,25 +271,92 @@ def _sample_rollouts(
     Raises:
         ValueError: groups do not divide the rows, or see `response_slots`; while tracing.
     """
-    rows, slots = prompts.tokens_BP.shape
+    given, decode = begin(
+        model, params, prompts, keys_B, terminals, budget=budget, group_size=group_size
+    )
+    # A step reads the whole cache, so the cache grows in stages rather than start at full size.
+    for end in stage_ends(given.before, given.steps):
+        cache = grow(model, decode.cache, given.before + end)
+        decode = dataclasses.replace(decode, cache=cache)
+        decode = decode_until(model, given, decode, end, budget=budget, sampling=sampling)
+    return finish(given, decode).replace(caches=caches_of(model, given, decode))
+
+
+def begin(
+    model: Transformer,
+    params: Any,
+    prompts: PromptBatch,
+    keys_B: jax.Array,
+    terminals: Terminals,
+    *,
+    budget: Budget,
+    group_size: int = 1,
+) -> tuple[Given, Decode]:
+    """Reads the prompts; the arguments of `_sample_rollouts`. The cache has no room yet."""
+    rows = prompts.tokens_BP.shape[0]
     if rows % group_size:
         raise ValueError(f'{rows} rows do not split into groups of {group_size}')
     steps = response_slots(budget, terminals)
     uniforms_BT = draw_uniforms(keys_B, steps)
     decoder, own_params = for_decoding(model, params)
+    sharing = rows_sharing(rows, group_size)
+    hidden_BD, cache = _prefill(model, params, prompts, group_size, sharing)
+    shared: tuple[KVCache, ...] = ()
+    if sharing > 1:
+        shared, cache = (cache,), empty_room(decoder, rows, 0)
+    elif decoder.columns:
+        cache = split_keys(cache)
+    decode = Decode(
+        step=jnp.int32(0),
+        hidden_BD=hidden_BD,
+        rows=start_phases(prompts.lengths_B > 0, budget, prompts.limits_B),
+        tokens_BT=jnp.full((rows, steps), terminals.pad_id, jnp.int32),
+        logprobs_BT=jnp.zeros((rows, steps), jnp.float32),
+        sampled_BT=jnp.zeros((rows, steps), bool),
+        cache=cache,
+    )
+    return Given(own_params, prompts, uniforms_BT, terminals, shared), decode
 
-    def decode_token(decode: _Decode) -> _Decode:
+
+def grow(model: Transformer, cache: KVCache, slots: int) -> KVCache:
+    """The same cache of `slots` slots, those behind its own empty."""
+    larger = empty_room(decoder_of(model), cache.positions_BS.shape[0], slots)
+    return jax.tree.map(
+        lambda new, old: jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim), larger, cache
+    )
+
+
+def decode_until(
+    model: Transformer,
+    given: Given,
+    decode: Decode,
+    end: jax.Array | int,
+    *,
+    budget: Budget,
+    sampling: SamplingConfig,
+) -> Decode:
+    """Decodes a token of every row at each step before `end`, as long as a row goes on.
+
+    The last token of every row is fed too: a boundary may lie behind it.
+    """
+    decoder, terminals = decoder_of(model), given.terminals
+    contexts = tuple(map(Context, given.shared))
+
+    def unfinished(decode: Decode) -> jax.Array:
+        return (decode.step < end) & decode.rows.live_B.any()
+
+    def decode_token(decode: Decode) -> Decode:
         step = decode.step
-        logits_BV = next_logits(decoder, own_params, decode.hidden_BD)
-        uniforms_B = jax.lax.dynamic_index_in_dim(uniforms_BT, step, 1, keepdims=False)
+        logits_BV = next_logits(decoder, given.params, decode.hidden_BD)
+        uniforms_B = jax.lax.dynamic_index_in_dim(given.uniforms_BT, step, 1, keepdims=False)
         drawn_B, logprobs_B = sample_tokens(logits_BV, uniforms_B, sampling)
         tokens_B, sampled_B = choose_tokens(decode.rows, drawn_B, terminals)
-        positions_B = jnp.where(decode.rows.live_B, prompts.lengths_B + step, -1)
+        positions_B = jnp.where(decode.rows.live_B, given.prompts.lengths_B + step, -1)
         hidden_BD, cache = append_tokens(
-            decoder, own_params, tokens_B[:, None], positions_B[:, None],
-            Room(decode.cache, before + step), tuple(map(Context, shared)),
+            decoder, given.params, tokens_B[:, None], positions_B[:, None],
+            Room(decode.cache, given.before + step), contexts,
         )
-        return _Decode(
+        return Decode(
             step=step + 1,
             hidden_BD=hidden_BD,
             rows=advance_phases(decode.rows, tokens_B, budget, terminals),
@@ -260,38 +366,27 @@ def _sample_rollouts(
             cache=cache,
         )
 
-    sharing = rows_sharing(rows, group_size)
-    hidden_BD, cache = _prefill(model, params, prompts, group_size, sharing)
-    shared: tuple[KVCache, ...] = ()
-    before = slots
-    if sharing > 1:
-        shared, cache, before = (cache,), empty_room(decoder, rows, 0), 0
-    elif decoder.columns:
-        cache = split_keys(cache)
-    decode = _Decode(
-        step=jnp.int32(0),
-        hidden_BD=hidden_BD,
-        rows=start_phases(prompts.lengths_B > 0, budget, prompts.limits_B),
-        tokens_BT=jnp.full((rows, steps), terminals.pad_id, jnp.int32),
-        logprobs_BT=jnp.zeros((rows, steps), jnp.float32),
-        sampled_BT=jnp.zeros((rows, steps), bool),
-        cache=cache,
-    )
-    # A step reads the whole cache, so the cache grows in stages rather than start at full size.
-    # The last token of every row is fed too: a boundary may lie behind it.
-    for end in stage_ends(before, steps):
+    return jax.lax.while_loop(unfinished, decode_token, decode)
 
-        def unfinished(decode: _Decode, end: int = end) -> jax.Array:
-            return (decode.step < end) & decode.rows.live_B.any()
 
-        decode = dataclasses.replace(decode, cache=_grow(decoder, decode.cache, before + end))
-        decode = jax.lax.while_loop(unfinished, decode_token, decode)
+def look(decode: Decode) -> Seen:
+    """The rows as they are."""
+    return Seen(decode.tokens_BT, decode.rows.lengths_B, decode.rows.live_B)
+
+
+def caches_of(model: Transformer, given: Given, decode: Decode) -> tuple[KVCache, ...]:
+    """The caches of the rollouts of rows that have all ended."""
     cache = decode.cache
-    if decoder.columns:
-        cache = join_keys(cache, before + steps)
+    if decoder_of(model).columns:
+        cache = join_keys(cache, given.before + given.steps)
+    return *given.shared, cache
+
+
+def finish(given: Given, decode: Decode) -> Rollout:
+    """The rollouts of rows that have all ended, but for their caches."""
     return Rollout(
-        prompt_tokens_BP=prompts.tokens_BP,
-        prompt_lengths_B=prompts.lengths_B,
+        prompt_tokens_BP=given.prompts.tokens_BP,
+        prompt_lengths_B=given.prompts.lengths_B,
         tokens_BT=decode.tokens_BT,
         logprobs_BT=decode.logprobs_BT,
         sampled_BT=decode.sampled_BT,
@@ -299,7 +394,7 @@ def _sample_rollouts(
         thought_closed_B=decode.rows.thought_B,
         forced_B=decode.rows.forced_B,
         ended_B=decode.rows.stopped_B,
-        caches=(*shared, cache),
+        caches=(),
     )
 
 

@@ -7,6 +7,8 @@ cache with one slice update. With P + T positions or more no row meets its own t
 position is, `KVCache.positions_BS` says, so attention is the same wherever the ring stands.
 
 Rows stay on their shard of the mesh: each shard has its own slots and its own queue.
+
+`begin` and all that follows it are its parts, see `sampling.dispatches`.
 """
 
 import dataclasses
@@ -25,7 +27,7 @@ from mrt_jax.models.cache import (
     join_keys,
     split_keys,
 )
-from mrt_jax.models.transformer import Transformer, for_decoding
+from mrt_jax.models.transformer import Transformer, decoder_of, for_decoding
 from mrt_jax.sampling.forward import append_tokens, next_logits, read_tokens
 from mrt_jax.sampling.phases import (
     Budget,
@@ -40,6 +42,7 @@ from mrt_jax.sampling.row_keys import draw_uniforms
 from mrt_jax.sampling.sampler import (
     PromptBatch,
     Rollout,
+    Seen,
     empty_room,
     prompt_positions,
     response_slots,
@@ -60,7 +63,7 @@ class _Rows:
 
 
 @struct.dataclass
-class _Decode:
+class Decode:
     """Carry of the decode loop.
 
     Attributes:
@@ -83,9 +86,20 @@ class _Decode:
 
 
 @struct.dataclass
-class _Prompts:
-    """Prompts that have been read: hidden states of their last tokens, and their cache."""
+class Given:
+    """What the decode loop reads and leaves as it is.
 
+    Attributes:
+        params: see `for_decoding`.
+        prompts: of all rows.
+        terminals: what ends thoughts and rows.
+        hidden_GQD: of the last tokens of the Q distinct prompts of each shard.
+        cache: of the distinct prompts, G x Q rows.
+    """
+
+    params: Any
+    prompts: PromptBatch
+    terminals: Terminals
     hidden_GQD: jax.Array
     cache: KVCache
 
@@ -124,6 +138,27 @@ def _sample_in_slots(
     Raises:
         ValueError: slots, rows and groups do not divide each other; while tracing.
     """
+    given, decode = begin(
+        model, params, prompts, keys_B, terminals, budget=budget, slots=slots,
+        group_size=group_size, keep_cache=keep_cache,
+    )
+    decode = decode_until(model, given, decode, budget=budget, sampling=sampling)
+    return finish(given, decode).replace(caches=caches_of(model, given, decode))
+
+
+def begin(
+    model: Transformer,
+    params: Any,
+    prompts: PromptBatch,
+    keys_B: jax.Array,
+    terminals: Terminals,
+    *,
+    budget: Budget,
+    slots: int,
+    group_size: int = 1,
+    keep_cache: bool = True,
+) -> tuple[Given, Decode]:
+    """Reads the prompts; the arguments of `_sample_in_slots`. All slots are empty yet."""
     total, width = prompts.tokens_BP.shape
     shards = shards_in_use(total)
     if slots % shards or total % (shards * group_size):
@@ -137,44 +172,60 @@ def _sample_in_slots(
     ring = width + steps
     if decoder.columns:
         ring += -ring % KEY_BLOCK
-    read = _read_prompts(
+    hidden_GQD, cache = _read_prompts(
         model, params, prompts, shards=shards, group_size=group_size, most=own_slots
     )
+    flat = _Rows(
+        prompt_lengths=prompts.lengths_B,
+        uniforms=draw_uniforms(keys_B, steps),
+        phases=start_phases(prompts.lengths_B > 0, budget, prompts.limits_B),
+        tokens=jnp.full((total, steps), terminals.pad_id, jnp.int32),
+        logprobs=jnp.zeros((total, steps), jnp.float32),
+        sampled=jnp.zeros((total, steps), bool),
+    )
+    nobody = start_phases(jnp.zeros((shards, 1), bool), budget)
 
-    def begin() -> _Decode:
-        flat = _Rows(
-            prompt_lengths=prompts.lengths_B,
-            uniforms=draw_uniforms(keys_B, steps),
-            phases=start_phases(prompts.lengths_B > 0, budget, prompts.limits_B),
-            tokens=jnp.full((total, steps), terminals.pad_id, jnp.int32),
-            logprobs=jnp.zeros((total, steps), jnp.float32),
-            sampled=jnp.zeros((total, steps), bool),
-        )
-        nobody = start_phases(jnp.zeros((shards, 1), bool), budget)
+    def by_shard(x: jax.Array) -> jax.Array:
+        x = x.reshape(shards, rows, *x.shape[1:])
+        return jnp.pad(x, ((0, 0), (0, 1), *((0, 0),) * (x.ndim - 2)))
 
-        def by_shard(x: jax.Array) -> jax.Array:
-            x = x.reshape(shards, rows, *x.shape[1:])
-            return jnp.pad(x, ((0, 0), (0, 1), *((0, 0),) * (x.ndim - 2)))
+    by_shards = jax.tree.map(by_shard, flat)
+    phases = jax.tree.map(lambda x, none: x.at[:, -1:].set(none), by_shards.phases, nobody)
+    decode = Decode(
+        step=jnp.int32(0),
+        next_G=jnp.zeros(shards, jnp.int32),
+        row_GW=jnp.full((shards, own_slots), rows, jnp.int32),
+        hidden_GWD=jnp.zeros((shards, own_slots, model.config.width), model.dtype),
+        rows=dataclasses.replace(by_shards, phases=phases),
+        cache=empty_room(decoder, slots, ring),
+        kept=empty_room(decoder, total, ring) if keep_cache else None,
+    )
+    return Given(own_params, prompts, terminals, hidden_GQD, cache), decode
 
-        by_shards = jax.tree.map(by_shard, flat)
-        phases = jax.tree.map(lambda x, none: x.at[:, -1:].set(none), by_shards.phases, nobody)
-        return _Decode(
-            step=jnp.int32(0),
-            next_G=jnp.zeros(shards, jnp.int32),
-            row_GW=jnp.full((shards, own_slots), rows, jnp.int32),
-            hidden_GWD=jnp.zeros((shards, own_slots, model.config.width), model.dtype),
-            rows=dataclasses.replace(by_shards, phases=phases),
-            cache=empty_room(decoder, slots, ring),
-            kept=empty_room(decoder, total, ring) if keep_cache else None,
-        )
 
-    def free_GW(decode: _Decode) -> jax.Array:
+def decode_until(
+    model: Transformer,
+    given: Given,
+    decode: Decode,
+    end: jax.Array | int | None = None,
+    *,
+    budget: Budget,
+    sampling: SamplingConfig,
+) -> Decode:
+    """Decodes at each step before `end`, None for no end, as long as a row goes on or waits."""
+    decoder, terminals = decoder_of(model), given.terminals
+    shards, own_slots = decode.row_GW.shape
+    rows = decode.rows.tokens.shape[1] - 1
+    group_size = rows // given.hidden_GQD.shape[1]
+    slots, ring = decode.cache.positions_BS.shape
+
+    def free_GW(decode: Decode) -> jax.Array:
         """bool[G, W], slots to turn over: their row has ended, or there is one for them to take."""
         none_GW = decode.row_GW == rows
         ended_GW = ~_pick(decode.rows.phases, decode.row_GW).live_B
         return jnp.where(none_GW, (decode.next_G < rows)[:, None], ended_GW)
 
-    def turn_over(decode: _Decode) -> _Decode:
+    def turn_over(decode: Decode) -> Decode:
         """Puts away the row of one slot of each shard and takes up the next of the queue."""
         chosen_GW = free_GW(decode)
         any_G = chosen_GW.any(axis=1)
@@ -186,7 +237,7 @@ def _sample_in_slots(
         kept = decode.kept
         if kept is not None:
             kept = _put_rows(kept, old_G, _pick_rows(decode.cache, slot_G, shards), shards)
-        prompt_cache = _ring(_pick_rows(read.cache, prompt_G, shards), ring, decode.step)
+        prompt_cache = _ring(_pick_rows(given.cache, prompt_G, shards), ring, decode.step)
         if decoder.columns:
             prompt_cache = split_keys(prompt_cache)
         return dataclasses.replace(
@@ -195,7 +246,7 @@ def _sample_in_slots(
             row_GW=_put(decode.row_GW, jnp.where(any_G, slot_G, own_slots), new_G),
             hidden_GWD=_put(
                 decode.hidden_GWD, jnp.where(taken_G, slot_G, own_slots),
-                _pick(read.hidden_GQD, prompt_G),
+                _pick(given.hidden_GQD, prompt_G),
             ),
             cache=_put_rows(
                 decode.cache, jnp.where(taken_G, slot_G, own_slots), prompt_cache, shards
@@ -203,19 +254,19 @@ def _sample_in_slots(
             kept=kept,
         )
 
-    def decode_token(decode: _Decode) -> _Decode:
+    def decode_token(decode: Decode) -> Decode:
         phases_GW = _pick(decode.rows.phases, decode.row_GW)
         phases_X = jax.tree.map(jnp.ravel, phases_GW)
         column_GW = phases_GW.lengths_B
         uniforms_X = _pick_cells(decode.rows.uniforms, decode.row_GW, column_GW).ravel()
         hidden_XD = decode.hidden_GWD.reshape(slots, -1)
-        logits_XV = next_logits(decoder, own_params, hidden_XD)
+        logits_XV = next_logits(decoder, given.params, hidden_XD)
         drawn_X, logprobs_X = sample_tokens(logits_XV, uniforms_X, sampling)
         tokens_X, sampled_X = choose_tokens(phases_X, drawn_X, terminals)
         starts_X = _pick(decode.rows.prompt_lengths, decode.row_GW).ravel()
         positions_X = jnp.where(phases_X.live_B, starts_X + phases_X.lengths_B, -1)
         hidden_XD, cache = append_tokens(
-            decoder, own_params, tokens_X[:, None], positions_X[:, None],
+            decoder, given.params, tokens_X[:, None], positions_X[:, None],
             Room(decode.cache, decode.step % ring),
         )
         advanced_X = advance_phases(phases_X, tokens_X, budget, terminals)
@@ -234,28 +285,44 @@ def _sample_in_slots(
             cache=cache,
         )
 
-    def undisturbed(decode: _Decode) -> jax.Array:
-        return (decode.row_GW < rows).any() & ~free_GW(decode).any()
+    def due(decode: Decode) -> jax.Array | bool:
+        return True if end is None else decode.step < end
 
-    def unfinished(decode: _Decode) -> jax.Array:
-        return (decode.row_GW < rows).any() | free_GW(decode).any()
+    def undisturbed(decode: Decode) -> jax.Array:
+        return (decode.row_GW < rows).any() & ~free_GW(decode).any() & due(decode)
 
-    def go_on(decode: _Decode) -> _Decode:
+    def unfinished(decode: Decode) -> jax.Array:
+        return ((decode.row_GW < rows).any() | free_GW(decode).any()) & due(decode)
+
+    def go_on(decode: Decode) -> Decode:
         decode = jax.lax.while_loop(lambda d: free_GW(d).any(), turn_over, decode)
         return jax.lax.while_loop(undisturbed, decode_token, decode)
 
-    decode = jax.lax.while_loop(unfinished, go_on, begin())
+    return jax.lax.while_loop(unfinished, go_on, decode)
 
-    def whole(x: jax.Array) -> jax.Array:
-        return x[:, :rows].reshape(total, *x.shape[2:])
 
-    done = jax.tree.map(whole, decode.rows)
-    kept = () if decode.kept is None else (decode.kept,)
-    if decoder.columns:
-        kept = tuple(join_keys(cache, ring) for cache in kept)
+def look(decode: Decode) -> Seen:
+    """The rows as they are."""
+    rows = _as_rows(decode.rows)
+    return Seen(rows.tokens, rows.phases.lengths_B, rows.phases.live_B)
+
+
+def caches_of(model: Transformer, given: Given, decode: Decode) -> tuple[KVCache, ...]:
+    """The cache of the rollouts of rows that have all ended, if it was kept."""
+    del given
+    if decode.kept is None:
+        return ()
+    if decoder_of(model).columns:
+        return (join_keys(decode.kept, decode.kept.positions_BS.shape[1]),)
+    return (decode.kept,)
+
+
+def finish(given: Given, decode: Decode) -> Rollout:
+    """The rollouts of rows that have all ended, but for their caches."""
+    done = _as_rows(decode.rows)
     return Rollout(
-        prompt_tokens_BP=prompts.tokens_BP,
-        prompt_lengths_B=prompts.lengths_B,
+        prompt_tokens_BP=given.prompts.tokens_BP,
+        prompt_lengths_B=given.prompts.lengths_B,
         tokens_BT=done.tokens,
         logprobs_BT=done.logprobs,
         sampled_BT=done.sampled,
@@ -263,7 +330,7 @@ def _sample_in_slots(
         thought_closed_B=done.phases.thought_B,
         forced_B=done.phases.forced_B,
         ended_B=done.phases.stopped_B,
-        caches=kept,
+        caches=(),
     )
 
 
@@ -281,7 +348,7 @@ def _read_prompts(
     shards: int,
     group_size: int,
     most: int,
-) -> _Prompts:
+) -> tuple[jax.Array, KVCache]:
     """Reads the Q distinct prompts of each of G shards, at most so many at a time on each."""
     total, width = prompts.tokens_BP.shape
     count = total // shards // group_size
@@ -304,10 +371,15 @@ def _read_prompts(
         x = x.reshape(parts, shards, -1, *x.shape[2:])
         return x.swapaxes(0, 1).reshape(shards, count, *x.shape[3:])
 
-    return _Prompts(
-        hidden_GQD=join(hidden).astype(model.dtype),
-        cache=jax.tree.map(lambda x: join(x).reshape(-1, *x.shape[2:]), cache),
+    return (
+        join(hidden).astype(model.dtype),
+        jax.tree.map(lambda x: join(x).reshape(-1, *x.shape[2:]), cache),
     )
+
+
+def _as_rows(rows: _Rows) -> _Rows:
+    """Arrays [G, N + 1, ...] as [G * N, ...]."""
+    return jax.tree.map(lambda x: x[:, :-1].reshape(-1, *x.shape[2:]), rows)
 
 
 def _ring(prompt: KVCache, size: int, step: jax.Array) -> KVCache:

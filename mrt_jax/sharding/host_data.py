@@ -66,9 +66,14 @@ def divide_work(
     """
     if jax.process_count() == 1:
         return _work_on(work, items, at_once)
-    ends = np.linspace(0, len(items), jax.process_count() + 1).round().astype(int)
-    own = slice(ends[jax.process_index()], ends[jax.process_index() + 1])
-    return [result for part in _gather(_work_on(work, items[own], at_once)) for result in part]
+    own = [items[place] for place in own_share(len(items))]
+    return [result for part in _gather(_work_on(work, own, at_once)) for result in part]
+
+
+def own_share(count: int) -> range:
+    """Places of the items, of so many, that `divide_work` leaves to this process."""
+    ends = np.linspace(0, count, jax.process_count() + 1).round().astype(int)
+    return range(ends[jax.process_index()], ends[jax.process_index() + 1])
 
 
 def _work_on(

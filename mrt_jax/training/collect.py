@@ -21,9 +21,8 @@ from mrt_jax.training.rollouts import (
     ask_prover,
     host_draws,
     judge_and_prove,
-    read_rollouts,
+    sample_to_judge,
     sample_traces,
-    start_rollouts,
 )
 
 
@@ -119,11 +118,11 @@ def collect_continuations(
         max_thinking_tokens=config.max_thinking_tokens,
     )
     started = time.monotonic()
-    rollout = start_rollouts(setup, params, group.prompts, key, group_size=prefix_rows)
-    experience = judge_traces(
-        setup.reader, read_rollouts(setup, rollout), group.answers,
-        [prefix.tokens for prefix in group.prefixes],
+    thoughts = [prefix.tokens for prefix in group.prefixes]
+    traces = sample_to_judge(
+        setup, params, group.prompts, key, group.answers, prefix_rows, thoughts
     )
+    experience = judge_traces(setup.reader, traces, group.answers, thoughts)
     starts = Starts(
         np.array([prefix.success for prefix in group.prefixes], np.float32), group.stopped_B
     )
@@ -147,7 +146,9 @@ def sample_prefixes(
     for part, start in enumerate(range(0, len(problems), together)):
         chosen = problems[start : start + together]
         part_key = jax.random.fold_in(jax.random.fold_in(key, PREFIX), part)
-        traces, answers = sample_traces(setup, params, chosen, part_key, group_size=each)
+        traces, answers = sample_traces(
+            setup, params, chosen, part_key, group_size=each, to_judge=False
+        )
         cuts_B = draw_cuts(traces.episodes.counts_B, host_draws(part_key))
         asked_BE = np.arange(traces.episodes.boundaries_BE.shape[1]) == cuts_B[:, None]
         proof = ask_prover(setup, params, traces, answers, part_key, asked_BE)

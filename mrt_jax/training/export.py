@@ -19,7 +19,7 @@ from mrt_jax.training.whole_run import finished_policy
 # Keys that are younger than some workdirs, and what went without saying before.
 _YOUNGER = {
     'cache_dtype': COMPUTE, 'prover_rows': TILE_ROWS, 'staleness': 0, 'train_prover': 0.0,
-    'prover_sequences': 1,
+    'prover_sequences': 1, 'judge_every': 0,
 }
 
 

@@ -68,7 +68,7 @@ class RateState(NamedTuple):
 
     Attributes:
         count: int32, updates made.
-        learning_rate: float32, of the last of them.
+        learning_rate: float32, of the last of them; 0 before the first.
     """
 
     count: jax.Array
@@ -79,7 +79,7 @@ def scale_by_rate(schedule: optax.Schedule) -> optax.GradientTransformation:
     """Multiplies by minus the learning rate, as optax does, and keeps the rate for the metrics."""
 
     def init(params: optax.Params) -> RateState:
-        return RateState(jnp.zeros((), jnp.int32), jnp.asarray(schedule(0), jnp.float32))
+        return RateState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
 
     def update(updates: optax.Updates, state: RateState, params: optax.Params | None = None):
         rate = jnp.asarray(schedule(state.count), jnp.float32)

@@ -33,6 +33,7 @@ from mrt_jax.training.rollouts import TRAINED_ANSWERS, host_draws, step_key
 from mrt_jax.training.update import join_response
 
 give_credit = jax.jit(assign_credit, static_argnames='config')
+give_weights = jax.jit(token_weights, static_argnames='aggregation')
 
 
 def make_batch(
@@ -60,7 +61,7 @@ def make_batch(
     trained_BT = np.asarray(rollout.sampled_BT)
     if config.mask_truncated:
         trained_BT = trained_BT & np.asarray(rollout.ended_B)[:, None]
-    weights_BT = token_weights(trained_BT, setup.objective.aggregation)
+    weights_BT = give_weights(trained_BT, setup.objective.aggregation)
     advantages_BT, responses, answers = credit.advantages_BT, rollout, {}
     if setup.trains_prover:
         responses, answers = _add_answers(setup, collected, weights_BT, advantages_BT, step)

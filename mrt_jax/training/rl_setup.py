@@ -257,6 +257,11 @@ def _check_method(config: Any) -> None:
             f'{config.credit!r}: what is sampled ahead must not depend on verdicts, nor on a pool '
             "of prefixes; set staleness=0, or dynamic_sampling=0 and a credit other than 'prefix'"
         )
+    if config.judge_every < 0 or (config.judge_every and config.staleness):
+        raise InputError(
+            f'judge_every={config.judge_every} with staleness={config.staleness} must be at least '
+            '0, and 0 with staleness=1, which judges a batch while the next is sampled'
+        )
     if config.dynamic_sampling < 0:
         raise InputError(f'dynamic_sampling={config.dynamic_sampling} must be at least 0')
     if config.dynamic_sampling and config.credit == 'prefix':

@@ -3,12 +3,14 @@
 Each as a whole, and in the parts that `training.ahead` does apart.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from mrt_jax.methods.early_verdicts import EarlyVerdicts
 from mrt_jax.methods.experience import (
     Experience,
     Traces,
@@ -19,7 +21,7 @@ from mrt_jax.methods.experience import (
 )
 from mrt_jax.methods.prover import Draws, Proof, judge_answers, start_answers
 from mrt_jax.sampling.row_keys import split_by_row
-from mrt_jax.sampling.sampler import PromptBatch, Rollout
+from mrt_jax.sampling.sampler import PromptBatch, Rollout, Seen
 from mrt_jax.sharding.host_data import place
 from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, use_mesh
 from mrt_jax.tasks.task import Problem
@@ -52,15 +54,45 @@ def sample_traces(
     problems: Sequence[Problem],
     key: jax.Array,
     group_size: int | None = None,
+    *,
+    to_judge: bool = True,
 ) -> tuple[Traces, list[Any]]:
     """Samples and segments traces for each problem, the config's `group_size` or another.
+
+    Args:
+        to_judge: whether `judge_traces` will be asked about them.
 
     Returns:
         The traces, and the answers of their rows' problems.
     """
     prompts, answers = prompts_of(setup, problems, group_size)
+    if to_judge:
+        return sample_to_judge(setup, params, prompts, key, answers, group_size), answers
     rollout = start_rollouts(setup, params, prompts, key, group_size)
     return read_rollouts(setup, rollout), answers
+
+
+def sample_to_judge(
+    setup: Setup,
+    params: Any,
+    prompts: PromptBatch,
+    key: jax.Array,
+    answers: Sequence[Any],
+    group_size: int | None = None,
+    prefixes: Sequence[Sequence[int]] | None = None,
+) -> Traces:
+    """Samples and segments a trace for each row, for `judge_traces`.
+
+    With `judge_every`, verdicts on those that end early are on their way when it returns.
+    """
+    early = None
+    if setup.config.judge_every:
+        early = EarlyVerdicts(setup.reader, answers, prefixes)
+    rollout = start_rollouts(
+        setup, params, prompts, key, group_size, watch=early.watch if early else None
+    )
+    traces = read_rollouts(setup, rollout)
+    return dataclasses.replace(traces, coming=early.coming) if early else traces
 
 
 def prompts_of(
@@ -74,9 +106,14 @@ def prompts_of(
 
 
 def start_rollouts(
-    setup: Setup, params: Any, prompts: PromptBatch, key: jax.Array, group_size: int | None = None
+    setup: Setup,
+    params: Any,
+    prompts: PromptBatch,
+    key: jax.Array,
+    group_size: int | None = None,
+    watch: Callable[[Seen], None] | None = None,
 ) -> Rollout:
-    """Has the devices sample a trace for each row, and does not wait for them.
+    """Has the devices sample a trace for each row, and waits for them only to `watch` them.
 
     Raises:
         ResourceError: memory ran out, as far as that is known before `read_rollouts`.
@@ -88,6 +125,7 @@ def start_rollouts(
             place(split_by_row(jax.random.fold_in(key, ROLLOUT), setup.rows), by_row),
             budget=setup.budget, sampling=setup.sampling,
             group_size=group_size or config.group_size, slots=config.rollout_slots or None,
+            steps=config.judge_every, watch=watch,
         )
 
 

@@ -23,7 +23,9 @@ def test_the_table_and_the_file_agree(tmp_path):
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / 'out.json').read_text())
     parts = report['parts']
-    assert set(parts) == {'rollouts', 'groups', 'kernels', 'prover', 'step', 'growth', 'memory'}
+    assert set(parts) == {
+        'rollouts', 'groups', 'judging', 'kernels', 'prover', 'step', 'growth', 'memory'
+    }
     assert report['peak_host_bytes'] > 0
     for rows in parts.values():
         for row in rows:
@@ -39,6 +41,10 @@ def test_the_table_and_the_file_agree(tmp_path):
     for shared, own in zip(parts['groups'][::2], parts['groups'][1::2], strict=True):
         assert shared['tokens'] == own['tokens'] == 2 * 4 and own['times as fast'] == 1
         assert shared['cache bytes'] < own['cache bytes']
+    assert len({row['judging'] for row in parts['judging']}) == 4
+    assert len({row['tokens'] for row in parts['judging']}) == 1
+    # A verdict takes this long, however it is waited for.
+    assert all(row['seconds'] >= 0.25 for row in parts['judging'] if 'verdicts' in row['judging'])
     step = {row['part']: row['seconds'] for row in parts['step']}
     assert step['GRPO step'] == pytest.approx(step['rollouts'] + step['update'])
     assert step['MRT step'] == pytest.approx(step['GRPO step'] + step['meta-prover'])

@@ -21,6 +21,7 @@ CHANGES = dict(
     num_steps=STEPS, max_thinking_tokens=60, max_answer_tokens=10, row_tokens=128,
     keep_checkpoints=2, show_every=4,
     mesh=dict(data=4),
+    judge_every=16,
     evaluation=dict(num_problems=4, num_samples=1, batch_rows=4, branches=2),
 )
 
@@ -170,7 +171,7 @@ def test_what_two_have_saved_one_restores_in_another_layout(story, whole, tmp_pa
 
 def test_two_processes_sample_ahead_and_go_on(tmp_path):
     keep_data_in(tmp_path / 'data')
-    changes = CHANGES | dict(num_steps=4, staleness=1, prover_rounds=2)
+    changes = CHANGES | dict(num_steps=4, staleness=1, judge_every=0, prover_rounds=2)
     process = launch(tmp_path / 'run', changes)
     wait_for_steps(process, tmp_path / 'run', 1)
     process.send_signal(signal.SIGTERM)

@@ -37,6 +37,21 @@ def test_a_step_of_mrt_has_three_programs(programs):
     assert names == ['rollouts', 'update']
 
 
+def test_rollouts_in_dispatches_are_planned(programs):
+    config, mesh = make_config(judge_every=8), make_mesh(**MESH)
+    cut = {p.name: p for p in compile_step(config, tiny_config(), mesh)}
+    assert list(cut) == ['rollouts', 'prover', 'update']
+    one, several = programs['rollouts'], cut['rollouts']
+    assert several.contents == one.contents and several.work == one.work
+    # The decoder has a copy of the parameters.
+    assert several.resident_bytes == one.resident_bytes + one.contents['parameters']
+    held = [describe(p, CHIPS['v5e'], mesh)['held_bytes'] for p in (one, several)]
+    assert held[1] < 1.1 * held[0]
+    # It writes to the cache that it is given, but for the prompts', which it only reads.
+    assert several.compiled.memory_analysis().alias_size_in_bytes > 0.8 * one.contents['cache']
+    assert cut['prover'].contents == programs['prover'].contents
+
+
 def test_what_a_program_costs_is_told(programs):
     mesh = make_mesh(**MESH)
     costs = {name: describe(p, CHIPS['v5e'], mesh) for name, p in programs.items()}

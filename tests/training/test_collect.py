@@ -11,6 +11,7 @@ import pytest
 from mrt_jax.data.iterator import ProblemIterator
 from mrt_jax.errors import InputError
 from mrt_jax.methods import prover
+from mrt_jax.methods.early_verdicts import EarlyVerdicts
 from mrt_jax.sharding.rules import use_mesh
 from mrt_jax.tasks.task import Verdict
 from mrt_jax.training import collect, rollouts
@@ -123,10 +124,59 @@ def test_responses_are_judged_while_answers_are_drawn(policy, monkeypatch, round
     assert len(collected.experience.verdicts) == len(collected.proof.answer_tokens_BE) == 8
 
 
+@pytest.mark.parametrize('variant, changes', [
+    ('grpo', {}), ('mrt', {}), ('mrt', dict(rollout_slots=3)), ('grpo', dict(dynamic_sampling=1)),
+])
+def test_responses_that_end_early_are_judged_while_others_are_decoded(
+    tmp_path, policy, monkeypatch, variant, changes
+):
+    policy = save_untrained_policy(tmp_path / 'even', sharpness=1)  # Its lengths differ.
+    watched = []
+    watch = EarlyVerdicts.watch
+
+    def note(self, seen):
+        watch(self, seen)
+        watched.append((len(self.coming), bool(seen.live_B.any())))
+
+    monkeypatch.setattr(EarlyVerdicts, 'watch', note)
+
+    def collect_judging(judge_every):
+        config = small_run(policy, variant, judge_every=judge_every, **changes)
+        setup = judged(prepare(config), by_length)
+        with use_mesh(setup.mesh):
+            return collect_groups(setup, setup.policy.params, problems_of(setup), KEY)
+
+    plain = collect_judging(0)
+    assert not watched
+    early = collect_judging(3)
+    counts = [count for count, live in watched if live]
+    assert len({*counts}) > 2 and max(counts) < 8
+    batches = plain.metrics.get('batches_sampled', 1)
+    assert [count for count, live in watched if not live] == [8] * batches
+    assert early.experience.verdicts == plain.experience.verdicts
+    np.testing.assert_array_equal(early.experience.rewards_B, plain.experience.rewards_B)
+    for name in ('tokens_BT', 'lengths_B', 'sampled_BT'):
+        np.testing.assert_array_equal(
+            getattr(early.experience.rollout, name), getattr(plain.experience.rollout, name)
+        )
+    if plain.proof is not None:
+        np.testing.assert_array_equal(early.proof.success.mean_BE, plain.proof.success.mean_BE)
+
+
+def test_a_judge_that_fails_early_ends_the_step(policy):
+    def fail(response, answer):
+        raise RuntimeError(f'cannot judge {response}')
+
+    setup = judged(prepare(small_run(policy, 'grpo', judge_every=3)), fail)
+    with use_mesh(setup.mesh), pytest.raises(RuntimeError, match='cannot judge'):
+        collect_groups(setup, setup.policy.params, problems_of(setup), KEY)
+
+
 @pytest.fixture(scope='module')
 def continued(policy):
     """(setup, problems, prefixes, what goes on from them)."""
     config = small_run(policy, 'mrt_rl_mixed', prompts_per_step=4, microbatch_rows=16)
+    config.judge_every = 5  # Prefixes are judged with what has ended early, too.
     setup = judged(prepare(config), by_length)
     batches = problems_of(setup).batches(0, 3)
     with use_mesh(setup.mesh):
@@ -256,6 +306,8 @@ def test_votes_are_numbered_within_their_group():
         ('mrt_rl', {'prefixes_per_group': 3}, 'group_size=4 must be a multiple of 2 x'),
         ('grpo', {'dynamic_sampling': -1}, 'dynamic_sampling=-1'),
         ('grpo', {'window_tokens': -1}, 'window_tokens=-1'),
+        ('grpo', {'judge_every': -1}, 'judge_every=-1'),
+        ('grpo', {'judge_every': 8, 'staleness': 1}, 'and 0 with staleness=1'),
     ],
 )
 def test_methods_whose_parts_do_not_go_together_are_refused(policy, variant, changes, said):
