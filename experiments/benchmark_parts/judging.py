@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments.benchmark_parts.timing import Rows, network, timed
+from experiments.benchmark_parts.timing import Rows, network, timed_in_turns
 from mrt_jax.methods.early_verdicts import EarlyVerdicts
 from mrt_jax.models.transformer import init_params
 from mrt_jax.sampling.dispatches import sample_in_dispatches
@@ -67,11 +67,10 @@ def time_judging() -> Rows:
         return rollout
 
     several = f'dispatches of {values.judge_every} steps'
-    clocks = {
-        'one dispatch': timed(in_one), several: timed(in_several),
-        'one dispatch, then verdicts': timed(behind),
-        f'{several}, verdicts meanwhile': timed(meanwhile),
-    }
+    clocks = timed_in_turns({
+        'one dispatch': in_one, several: in_several, 'one dispatch, then verdicts': behind,
+        f'{several}, verdicts meanwhile': meanwhile,
+    })
     return [
         {
             'judging': name, 'tokens': int(limits_B.sum()), 'seconds': seconds,

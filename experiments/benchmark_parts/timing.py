@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -35,6 +35,16 @@ def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
     """Seconds of the fastest run, and by how much the first took longer."""
     first, *others = _clock(flags.FLAGS.repeats + 1, function, *arguments)
     return min(others), max(first - min(others), 0.0)
+
+
+def timed_in_turns(functions: Mapping[str, Callable[[], Any]]) -> dict[str, tuple[float, float]]:
+    """The same of several functions that take turns, on a machine whose speed may change."""
+    rounds = [
+        {name: _clock(1, function)[0] for name, function in functions.items()}
+        for _ in range(flags.FLAGS.repeats + 1)
+    ]
+    least = {name: min(clocks[name] for clocks in rounds[1:]) for name in functions}
+    return {name: (least[name], max(rounds[0][name] - least[name], 0.0)) for name in functions}
 
 
 def _clock(runs: int, function: Callable[..., Any], *arguments: Any) -> list[float]:
