@@ -61,9 +61,9 @@ def time_judging() -> Rows:
         return rollout
 
     def meanwhile() -> Rollout:
-        early = EarlyVerdicts(reader, [None] * batch)
-        rollout = in_several(early.watch)
-        wait(early.coming.values())
+        with EarlyVerdicts(reader, [None] * batch) as early:
+            rollout = in_several(early.watch)
+        wait(early.pending.values())
         return rollout
 
     several = f'dispatches of {values.judge_every} steps'

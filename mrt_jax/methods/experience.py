@@ -108,12 +108,12 @@ class Traces:
     Attributes:
         rollout: what was sampled.
         episodes: the boundaries of its thoughts.
-        coming: verdicts that are being found already, by row; see `methods.early_verdicts`.
+        pending: verdicts that are being found already, by row; see `methods.early_verdicts`.
     """
 
     rollout: Rollout
     episodes: Episodes
-    coming: Mapping[int, Future[Verdict]] = dataclasses.field(default_factory=dict, kw_only=True)
+    pending: Mapping[int, Future[Verdict]] = dataclasses.field(default_factory=dict, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,8 +233,8 @@ def judge_traces(
     tokens_BT, lengths_B = np.asarray(rollout.tokens_BT), np.asarray(rollout.lengths_B)
 
     def judge(row: int) -> Verdict:
-        if row in traces.coming:
-            return traces.coming[row].result()
+        if row in traces.pending:
+            return traces.pending[row].result()
         prefix = prefixes[row] if prefixes else ()
         return reader.judge(tokens_BT[row, : lengths_B[row]].tolist(), answers[row], prefix)
 

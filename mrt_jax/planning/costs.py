@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from mrt_jax.planning.chips import Chip
 from mrt_jax.planning.collectives import count_collectives
-from mrt_jax.planning.programs import Program
+from mrt_jax.planning.programs import Program, own_bytes
 
 # Pallas kernels on TPU, cuDNN's attention on GPU.
 KERNEL_CALLS = ('custom_call_target="tpu_custom_call"', 'custom_call_target="__cudnn$fmha')
@@ -23,10 +23,7 @@ def describe(program: Program, chip: Chip, mesh: Mesh) -> dict[str, Any]:
         without collectives, where JAX cannot read what the compiler has made.
     """
     memory = program.compiled.memory_analysis()
-    held = (
-        memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes + program.resident_bytes
-    )
+    held = own_bytes(program.compiled) + program.resident_bytes
     # What a program makes for itself: activations, gradients, copies of parameters to decode with.
     contents = program.contents | {'activations': held - sum(program.contents.values())}
     text = _text(program)

@@ -167,7 +167,7 @@ def _compile_rollouts(
         budget=budget, sampling=SamplingConfig(**config.sampling), group_size=config.group_size
     )
     compile_them = _compile_dispatches if config.judge_every else _compile_at_once
-    compiled, caches, seconds = compile_them(model, mesh, arguments, options)
+    compiled, reads_copy, caches, seconds = compile_them(model, mesh, arguments, options)
     steps = response_slots(budget, terminals)
     work = rollout_work(
         model.config, rows=rows, group=config.group_size, prompt=config.max_prompt_tokens,
@@ -175,9 +175,9 @@ def _compile_rollouts(
     )
     contents = _contents(config, model, mesh, caches)
     resident, loops = contents['optimizer'], 1
-    if config.judge_every:  # Dispatches read the decoder's copy of the parameters.
+    if reads_copy:
         resident += contents['parameters']
-    else:
+    if not config.judge_every:
         before = caches[-1].positions_BS.shape[1] - steps  # Slots of the prompt in the same cache.
         loops = len(stage_ends(before, steps))
     return Program('rollouts', compiled, resident, contents, work, steps / loops, seconds), caches
@@ -185,36 +185,52 @@ def _compile_rollouts(
 
 def _compile_at_once(
     model: Transformer, mesh: Mesh, arguments: Sequence[Any], options: dict[str, Any]
-) -> tuple[Any, Any, float]:
-    """Rollouts as one program: the executable, the caches that it leaves, and seconds."""
-    compiled, shapes, seconds = _compile_placed(
-        mesh, sample_rollouts, model, *arguments, **options
-    )
-    return compiled, shapes.caches, seconds
+) -> tuple[Any, bool, Any, float]:
+    """Rollouts as one program.
+
+    Returns:
+        The executable; whether it reads a copy of the parameters in their place; the caches that
+        the rollouts leave; and seconds.
+    """
+    compiled, shapes, seconds = _compile_placed(mesh, sample_rollouts, model, *arguments, **options)
+    return compiled, False, shapes.caches, seconds
 
 
 def _compile_dispatches(
     model: Transformer, mesh: Mesh, arguments: Sequence[Any], options: dict[str, Any]
-) -> tuple[Any, Any, float]:
-    """The same of a dispatch with the whole cache, as if all were such; most have a smaller one.
+) -> tuple[Any, bool, Any, float]:
+    """The same of rollouts in dispatches: that which holds more, of the first and the last.
 
-    Seconds are those of all programs that it takes.
+    The first reads the prompts, the last has the whole cache. Seconds are of these two.
     """
     sampling = options.pop('sampling')
-    _, (given, decode), begun = _compile_placed(
+    first, (given, decode), seconds = _compile_placed(
         mesh, dispatches.begin, sampler, model, *arguments, **options
     )
-    _, cache, grown = _compile_placed(
-        mesh, dispatches.grow, model, decode.cache, given.before + given.steps
-    )
-    rest, _ = dispatches.apart(decode)
-    end = jax.ShapeDtypeStruct((), jnp.int32)
-    compiled, (decode, _), decoded = _compile_placed(
-        mesh, dispatches.decode_steps, sampler, model, given, rest, {'cache': cache}, end,
-        budget=options['budget'], sampling=sampling,
+    with use_mesh(mesh, SAMPLING_RULES):
+        whole = jax.eval_shape(
+            lambda cache: sampler.grow(model, cache, given.before + given.steps), decode.cache
+        )
+    _, whole, _ = _compile_placed(mesh, dispatches.by_row, whole)
+    carry, _ = dispatches.split_caches(decode)
+    last, (decode, _), more_seconds = _compile_placed(
+        mesh, dispatches.decode_steps, sampler, model, given, carry,
+        {'cache': whole}, jax.ShapeDtypeStruct((), jnp.int32), budget=options['budget'],
+        sampling=sampling,
     )
     _, caches, _ = _compile_placed(mesh, dispatches.caches_of, sampler, model, given, decode)
-    return compiled, caches, begun + grown + decoded
+    # The parameters themselves wait beside the copy that the last one reads.
+    reads_copy = own_bytes(last) + device_bytes(arguments[0]) > own_bytes(first)
+    return (last if reads_copy else first), reads_copy, caches, seconds + more_seconds
+
+
+def own_bytes(compiled: Any) -> int:
+    """Bytes on a device of an executable's arguments, results and all between."""
+    memory = compiled.memory_analysis()
+    return (
+        memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
 
 
 def _compile_placed(

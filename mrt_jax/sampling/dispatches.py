@@ -49,7 +49,7 @@ def sample_in_dispatches(
 
     Args:
         model, params, prompts, keys_B, terminals, budget, sampling, group_size: as there.
-        steps: of the decode loop in a dispatch.
+        steps: of the decode loop in a dispatch, at least 1.
         watch: called with the rows as they are after a dispatch, arrays of the host, until all have
             ended; in every process of a run with the same.
         slots: rows decoded together, others wait for one of them to end; None: all.
@@ -58,8 +58,10 @@ def sample_in_dispatches(
         The rollouts, with the tokens that one dispatch would give.
 
     Raises:
-        ValueError: see there; while tracing.
+        ValueError: no steps, or see there; while tracing.
     """
+    if steps < 1:
+        raise ValueError(f'steps={steps} of a dispatch must be at least 1')
     parts, options = (all_rows, {}) if slots is None else (in_slots, {'slots': slots})
     given, decode = begin(
         parts, model, params, prompts, keys_B, terminals, budget=budget, group_size=group_size,
@@ -68,9 +70,9 @@ def sample_in_dispatches(
     waiting: collections.deque[Seen] = collections.deque()
     for end, room in _ends(given, steps):
         decode = _with_room(model, decode, room)
-        rest, caches = apart(decode)
+        carry, caches = split_caches(decode)
         decode, seen = decode_steps(
-            parts, model, given, rest, caches, end, budget=budget, sampling=sampling
+            parts, model, given, carry, caches, end, budget=budget, sampling=sampling
         )
         waiting.append(seen)
         if len(waiting) > _WAITING and not _show(waiting.popleft(), watch):
@@ -83,7 +85,7 @@ def sample_in_dispatches(
     # Caches that stay as they are do not go through a program, which would copy them.
     columns = decoder_of(model).columns
     read = functools.partial(caches_of, parts) if columns else parts.caches_of
-    rollout = _finish(parts, given, apart(decode)[0])
+    rollout = _finish(parts, given, split_caches(decode)[0])
     return rollout.replace(caches=read(model, given, decode))
 
 
@@ -102,10 +104,17 @@ def _ends(given: Given, steps: int) -> Iterator[tuple[int, int]]:
         begun = stage_end
 
 
-def _with_room(model: Transformer, decode: Decode, slots: int) -> Decode:
-    if slots <= decode.cache.positions_BS.shape[1]:
+def _with_room(model: Transformer, decode: Decode, size: int) -> Decode:
+    """The carry with a cache of so many slots at least."""
+    if size <= decode.cache.positions_BS.shape[1]:
         return decode
-    return dataclasses.replace(decode, cache=grow(model, decode.cache, slots))
+
+    def take(x: jax.Array, shape: tuple[int, ...], empty: int) -> jax.Array:
+        larger = _enlarge(x, shape, empty)
+        x.delete()  # Else both caches would be there at a time.
+        return larger
+
+    return dataclasses.replace(decode, cache=all_rows.grow(model, decode.cache, size, take))
 
 
 def _show(seen: Seen, watch: Callable[[Seen], None]) -> bool:
@@ -115,7 +124,7 @@ def _show(seen: Seen, watch: Callable[[Seen], None]) -> bool:
     return bool(seen.live_B.any())
 
 
-def apart(decode: Decode) -> tuple[Decode, dict[str, KVCache]]:
+def split_caches(decode: Decode) -> tuple[Decode, dict[str, KVCache]]:
     """The carry without its caches, and those."""
     fields = {field.name: getattr(decode, field.name) for field in dataclasses.fields(decode)}
     caches = {name: value for name, value in fields.items() if isinstance(value, KVCache)}
@@ -137,18 +146,22 @@ def begin(
     group_size: int,
     **options: int,
 ) -> tuple[Given, Decode]:
-    """The dispatch before those that decode."""
+    """The dispatch before those that decode.
+
+    Args:
+        parts: the module whose rollouts they are, `sampler` or `slots`; static.
+        options: `slots`, if they are in slots; the others are those of `begin` there.
+    """
     given, decode = parts.begin(
         model, params, prompts, keys_B, terminals, budget=budget, group_size=group_size, **options
     )
     others = {'params': given.params, 'terminals': given.terminals}
-    return _by_row(given.replace(**dict.fromkeys(others))).replace(**others), _by_row(decode)
+    return by_row(given.replace(**dict.fromkeys(others))).replace(**others), by_row(decode)
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'slots'))
-def grow(model: Transformer, cache: KVCache, slots: int) -> KVCache:
-    """The same cache of `slots` slots."""
-    return _by_row(all_rows.grow(model, cache, slots))
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _enlarge(x: jax.Array, shape: tuple[int, ...], empty: int) -> jax.Array:
+    return by_row(all_rows.enlarge(x, shape, empty))
 
 
 @functools.partial(
@@ -158,21 +171,32 @@ def decode_steps(
     parts: ModuleType,
     model: Transformer,
     given: Given,
-    rest: Decode,
+    carry: Decode,
     caches: dict[str, KVCache],
     end: jax.Array,
     *,
     budget: Budget,
     sampling: SamplingConfig,
 ) -> tuple[Decode, Seen]:
-    """One dispatch, which takes the caches; what the host looks at is a copy, on all devices."""
-    decode = dataclasses.replace(rest, **caches)
+    """One dispatch, which takes the buffers of the caches: they are not to be read again.
+
+    Args:
+        parts: the module whose loop it is, `sampler` or `slots`; static, as model, budget and
+            sampling are.
+        carry, caches: see `split_caches`.
+        end: int32, see `decode_until`.
+
+    Returns:
+        The carry, and a copy of what the host looks at, on all devices.
+    """
+    decode = dataclasses.replace(carry, **caches)
     decode = parts.decode_until(model, given, decode, end, budget=budget, sampling=sampling)
     whole = lambda x: nn.with_logical_constraint(x, (None,) * x.ndim)  # noqa: E731
-    return _by_row(decode), jax.tree.map(whole, parts.look(decode))
+    return by_row(decode), jax.tree.map(whole, parts.look(decode))
 
 
-def _by_row(tree: Any) -> Any:
+@jax.jit
+def by_row(tree: Any) -> Any:
     """Pins what goes from one dispatch to the next to the mesh; within one the compiler knows.
 
     Rows, or shards of them, are the first axis of all arrays, and heads the second of keys and

@@ -10,7 +10,7 @@ comes from its own key, so its sample does not depend on its neighbours.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -131,13 +131,21 @@ class Given:
 
     @property
     def steps(self) -> int:
-        """T."""
+        """T, the most tokens of a response."""
         return self.uniforms_BT.shape[1]
 
 
 @struct.dataclass
 class Decode:
-    """Carry of the decode loop; `hidden_BD` belongs to the last token fed, `cache` to the rows."""
+    """Carry of the decode loop.
+
+    Attributes:
+        step: int32, steps since the start.
+        hidden_BD: of the last token fed.
+        rows: what each is doing.
+        tokens_BT, logprobs_BT, sampled_BT: as in `Rollout`.
+        cache: of the rows, with or without their prompts, see `Given.shared`.
+    """
 
     step: jax.Array
     hidden_BD: jax.Array
@@ -292,7 +300,14 @@ def begin(
     budget: Budget,
     group_size: int = 1,
 ) -> tuple[Given, Decode]:
-    """Reads the prompts; the arguments of `_sample_rollouts`. The cache has no room yet."""
+    """Reads the prompts. The rows' own cache has no room yet.
+
+    Args:
+        model, params, prompts, keys_B, terminals, budget, group_size: of `sample_rollouts`.
+
+    Raises:
+        ValueError: see there.
+    """
     rows = prompts.tokens_BP.shape[0]
     if rows % group_size:
         raise ValueError(f'{rows} rows do not split into groups of {group_size}')
@@ -318,12 +333,25 @@ def begin(
     return Given(own_params, prompts, uniforms_BT, terminals, shared), decode
 
 
-def grow(model: Transformer, cache: KVCache, slots: int) -> KVCache:
-    """The same cache of `slots` slots, those behind its own empty."""
-    larger = empty_room(decoder_of(model), cache.positions_BS.shape[0], slots)
-    return jax.tree.map(
-        lambda new, old: jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim), larger, cache
+def enlarge(x: jax.Array, shape: tuple[int, ...], empty: int) -> jax.Array:
+    """The array with `empty` behind it along all axes, up to a shape."""
+    return jax.lax.dynamic_update_slice(jnp.full(shape, empty, x.dtype), x, (0,) * x.ndim)
+
+
+def grow(
+    model: Transformer,
+    cache: KVCache,
+    slots: int,
+    enlarge: Callable[[jax.Array, tuple[int, ...], int], jax.Array] = enlarge,
+) -> KVCache:
+    """The cache with empty slots behind its own, up to `slots`; array by array."""
+    rows = cache.positions_BS.shape[0]
+    larger = jax.eval_shape(lambda: empty_room(decoder_of(model), rows, slots))
+    keys, values = jax.tree.map(
+        lambda old, new: enlarge(old, new.shape, 0),
+        (cache.k_BKCS, cache.v_BKSC), (larger.k_BKCS, larger.v_BKSC),
     )
+    return KVCache(keys, values, enlarge(cache.positions_BS, larger.positions_BS.shape, -1))
 
 
 def decode_until(
@@ -338,6 +366,12 @@ def decode_until(
     """Decodes a token of every row at each step before `end`, as long as a row goes on.
 
     The last token of every row is fed too: a boundary may lie behind it.
+
+    Args:
+        model: as for `begin`; static.
+        given, decode: from there; the cache has `given.before` + `end` slots at least.
+        end: int32, may be traced.
+        budget, sampling: of `sample_rollouts`; static.
     """
     decoder, terminals = decoder_of(model), given.terminals
     contexts = tuple(map(Context, given.shared))

@@ -158,7 +158,15 @@ def begin(
     group_size: int = 1,
     keep_cache: bool = True,
 ) -> tuple[Given, Decode]:
-    """Reads the prompts; the arguments of `_sample_in_slots`. All slots are empty yet."""
+    """Reads the prompts. All slots are empty yet.
+
+    Args:
+        model, params, prompts, keys_B, terminals, budget, slots, group_size, keep_cache: of
+            `sample_in_slots`.
+
+    Raises:
+        ValueError: see there.
+    """
     total, width = prompts.tokens_BP.shape
     shards = shards_in_use(total)
     if slots % shards or total % (shards * group_size):
@@ -212,7 +220,16 @@ def decode_until(
     budget: Budget,
     sampling: SamplingConfig,
 ) -> Decode:
-    """Decodes at each step before `end`, None for no end, as long as a row goes on or waits."""
+    """Decodes a token of every slot at each step before `end`, as long as a row goes on or waits.
+
+    Rows that have ended are put away, whatever `end` is.
+
+    Args:
+        model: as for `begin`; static.
+        given, decode: from there.
+        end: int32, may be traced; None for no end.
+        budget, sampling: of `sample_in_slots`; static.
+    """
     decoder, terminals = decoder_of(model), given.terminals
     shards, own_slots = decode.row_GW.shape
     rows = decode.rows.tokens.shape[1] - 1
@@ -292,7 +309,7 @@ def decode_until(
         return (decode.row_GW < rows).any() & ~free_GW(decode).any() & due(decode)
 
     def unfinished(decode: Decode) -> jax.Array:
-        return ((decode.row_GW < rows).any() | free_GW(decode).any()) & due(decode)
+        return free_GW(decode).any() | (decode.row_GW < rows).any() & due(decode)
 
     def go_on(decode: Decode) -> Decode:
         decode = jax.lax.while_loop(lambda d: free_GW(d).any(), turn_over, decode)

@@ -53,7 +53,8 @@ def collect_groups(
     groups of the last.
 
     Responses are judged while the meta-prover's answers are drawn, unless rewards choose the groups
-    that it is asked about; that time is a part of `prover_seconds` then, else of `rollout_seconds`.
+    that it is asked about; that time is a part of `prover_seconds` then, else of `rollout_seconds`,
+    as is, with `judge_every`, what is judged while others are decoded.
     """
     config = setup.config
     draws_answers = setup.asks_prover and config.prover == 'answers'

@@ -84,15 +84,16 @@ def sample_to_judge(
     """Samples and segments a trace for each row, for `judge_traces`.
 
     With `judge_every`, verdicts on those that end early are on their way when it returns.
+
+    Raises:
+        ResourceError: memory ran out.
     """
-    early = None
-    if setup.config.judge_every:
-        early = EarlyVerdicts(setup.reader, answers, prefixes)
-    rollout = start_rollouts(
-        setup, params, prompts, key, group_size, watch=early.watch if early else None
-    )
-    traces = read_rollouts(setup, rollout)
-    return dataclasses.replace(traces, coming=early.coming) if early else traces
+    if not setup.config.judge_every:
+        return read_rollouts(setup, start_rollouts(setup, params, prompts, key, group_size))
+    with EarlyVerdicts(setup.reader, answers, prefixes) as early:
+        rollout = start_rollouts(setup, params, prompts, key, group_size, early.watch)
+        traces = read_rollouts(setup, rollout)
+    return dataclasses.replace(traces, pending=early.pending)
 
 
 def prompts_of(

@@ -69,7 +69,7 @@ def test_what_is_run_is_recorded(tmp_path):
 
 @pytest.mark.parametrize(
     ('flag', 'said'),
-    [('--parts=kernel', 'known: rollouts, groups, kernels, prover, step, growth, memory'),
+    [('--parts=kernel', 'known: rollouts, groups, judging, kernels, prover, step, growth, memory'),
      ('--requests=33', '--requests=33 is no multiple of --batch=32'),
      ('--group_size=5', '--group_size=5 does not divide --batch=32'),
      ('--microbatch_rows=3', '--microbatch_rows=3 does not divide --traces=16'),

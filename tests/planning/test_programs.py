@@ -37,19 +37,25 @@ def test_a_step_of_mrt_has_three_programs(programs):
     assert names == ['rollouts', 'update']
 
 
-def test_rollouts_in_dispatches_are_planned(programs):
-    config, mesh = make_config(judge_every=8), make_mesh(**MESH)
-    cut = {p.name: p for p in compile_step(config, tiny_config(), mesh)}
-    assert list(cut) == ['rollouts', 'prover', 'update']
-    one, several = programs['rollouts'], cut['rollouts']
-    assert several.contents == one.contents and several.work == one.work
-    # The decoder has a copy of the parameters.
-    assert several.resident_bytes == one.resident_bytes + one.contents['parameters']
-    held = [describe(p, CHIPS['v5e'], mesh)['held_bytes'] for p in (one, several)]
-    assert held[1] < 1.1 * held[0]
+def test_rollouts_in_dispatches_are_planned():
+    mesh, long = make_mesh(**MESH), dict(max_thinking_tokens=400, row_tokens=512)
+
+    def plan_rollouts(**changes):
+        [found] = compile_step(make_config(**changes), tiny_config(), mesh, ['rollouts'])
+        return found, describe(found, CHIPS['v5e'], mesh)['held_bytes']
+
+    one, at_once = plan_rollouts(**long)
+    cut, in_dispatches = plan_rollouts(judge_every=8, **long)
+    assert cut.contents == one.contents and cut.work == one.work
     # It writes to the cache that it is given, but for the prompts', which it only reads.
-    assert several.compiled.memory_analysis().alias_size_in_bytes > 0.8 * one.contents['cache']
-    assert cut['prover'].contents == programs['prover'].contents
+    assert cut.compiled.memory_analysis().alias_size_in_bytes > 0.8 * one.contents['cache']
+    # Parameters lie beside the decoder's copy of them.
+    assert cut.resident_bytes == one.resident_bytes + one.contents['parameters']
+    assert 0.7 * at_once < in_dispatches < 1.1 * at_once
+    # Of short responses the prompts take more, which are read with the parameters themselves.
+    short, _ = plan_rollouts(judge_every=8)
+    assert short.resident_bytes == one.resident_bytes
+    assert short.compiled.memory_analysis().alias_size_in_bytes == 0
 
 
 def test_what_a_program_costs_is_told(programs):

@@ -132,7 +132,16 @@ def test_few_programs_serve_all_dispatches(tiny, grouped, terminals):
 
 @pytest.mark.parametrize('slots', [None, 8])
 @pytest.mark.parametrize('sizes', [dict(data=4), dict(data=2, fsdp=2, tensor=2)])
-def test_all_devices_know_what_the_host_sees(tiny, grouped, terminals, sizes, slots):
+def test_all_devices_know_what_the_host_sees(
+    tiny, grouped, terminals, monkeypatch, sizes, slots
+):
+    show = dispatches._show
+
+    def show_whole(seen, watch):
+        assert all(x.is_fully_replicated for x in jax.tree.leaves(seen))
+        return show(seen, watch)
+
+    monkeypatch.setattr(dispatches, '_show', show_whole)
     mesh = make_mesh(**sizes)
     by_row = batch_sharding(mesh, SAMPLING_RULES)
     dispatches.decode_steps.clear_cache()
@@ -149,8 +158,29 @@ def test_all_devices_know_what_the_host_sees(tiny, grouped, terminals, sizes, sl
     expected = in_one(tiny, grouped, terminals, GROUP)
     assert_same(rollout.replace(caches=()), expected.replace(caches=()))
     assert len(seen) > 2
+    np.testing.assert_array_equal(seen[-1].lengths_B, expected.lengths_B)
     # What one dispatch leaves lies as the next expects it.
     assert dispatches.decode_steps._cache_size() == (2 if slots is None else 1)
     for cache in rollout.caches:
         for k_BKCS in cache.k_BKCS:
             assert k_BKCS.sharding.shard_shape(k_BKCS.shape)[0] == len(cache.positions_BS) // 4
+
+
+def test_a_dispatch_has_steps(tiny, grouped, terminals):
+    with pytest.raises(ValueError, match='steps=0'):
+        in_several(arguments(tiny, grouped, terminals), 0, slots=3)
+
+
+def test_a_smaller_cache_goes_as_the_larger_comes(tiny, grouped, terminals, monkeypatch):
+    gone = []
+    enlarge = dispatches._enlarge
+
+    def note(x, *args):
+        gone.append(x)
+        assert all(before.is_deleted() for before in gone[:-1])
+        return enlarge(x, *args)
+
+    monkeypatch.setattr(dispatches, '_enlarge', note)
+    in_several(arguments(tiny, grouped, terminals), 7, group_size=GROUP)
+    layers = tiny.model.config.num_layers
+    assert len(gone) == 2 * (2 * layers + 1)  # Twice: to a block, and to the end.

@@ -136,19 +136,28 @@ def test_responses_that_end_early_are_judged_while_others_are_decoded(
 
     def note(self, seen):
         watch(self, seen)
-        watched.append((len(self.coming), bool(seen.live_B.any())))
+        watched.append((len(self.pending), bool(seen.live_B.any())))
 
     monkeypatch.setattr(EarlyVerdicts, 'watch', note)
 
     def collect_judging(judge_every):
-        config = small_run(policy, variant, judge_every=judge_every, **changes)
-        setup = judged(prepare(config), by_length)
-        with use_mesh(setup.mesh):
-            return collect_groups(setup, setup.policy.params, problems_of(setup), KEY)
+        """What is collected, and how many verdicts were given."""
+        checks = []
 
-    plain = collect_judging(0)
+        def check(response, answer):
+            checks.append(response)
+            return by_length(response, answer)
+
+        config = small_run(policy, variant, judge_every=judge_every, **changes)
+        setup = judged(prepare(config), check)
+        with use_mesh(setup.mesh):
+            found = collect_groups(setup, setup.policy.params, problems_of(setup), KEY)
+        return found, len(checks)
+
+    plain, judged_behind = collect_judging(0)
     assert not watched
-    early = collect_judging(3)
+    early, judged_early = collect_judging(3)
+    assert judged_early == judged_behind >= 8
     counts = [count for count, live in watched if live]
     assert len({*counts}) > 2 and max(counts) < 8
     batches = plain.metrics.get('batches_sampled', 1)
