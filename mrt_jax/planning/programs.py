@@ -203,9 +203,9 @@ def _compile_dispatches(
 
     The first reads the prompts, the last has the whole cache. Seconds are of these two.
     """
-    sampling = options.pop('sampling')
+    budget, sampling, group_size = (options[key] for key in ('budget', 'sampling', 'group_size'))
     first, (given, decode), seconds = _compile_placed(
-        mesh, dispatches.begin, sampler, model, *arguments, **options
+        mesh, dispatches.begin, sampler, model, *arguments, budget=budget, group_size=group_size
     )
     with use_mesh(mesh, SAMPLING_RULES):
         whole = jax.eval_shape(
@@ -215,8 +215,7 @@ def _compile_dispatches(
     carry, _ = dispatches.split_caches(decode)
     last, (decode, _), more_seconds = _compile_placed(
         mesh, dispatches.decode_steps, sampler, model, given, carry,
-        {'cache': whole}, jax.ShapeDtypeStruct((), jnp.int32), budget=options['budget'],
-        sampling=sampling,
+        {'cache': whole}, jax.ShapeDtypeStruct((), jnp.int32), budget=budget, sampling=sampling,
     )
     _, caches, _ = _compile_placed(mesh, dispatches.caches_of, sampler, model, given, decode)
     # The parameters themselves wait beside the copy that the last one reads.
