@@ -8,8 +8,7 @@ import numpy as np
 from absl import flags
 
 from experiments.benchmark_parts.answers import TERMINATION_TOKENS, answer_everywhere
-from experiments.benchmark_parts.timing import Rows, network, timed
-from mrt_jax.models.transformer import init_params
+from experiments.benchmark_parts.timing import Rows, network, random_params, timed
 from mrt_jax.sampling.sampler import PromptBatch, fill_cache
 
 _SIZES = ('traces', 'trace_tokens', 'boundaries', 'branches', 'answer_tokens')
@@ -19,7 +18,7 @@ def time_growth() -> Rows:
     """Seconds at half of the flags' sizes, and at twice that in one size after the other."""
     values = flags.FLAGS
     model = network()
-    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+    params = random_params(model)
     rng = np.random.default_rng(0)
 
     def measure(

@@ -10,9 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments.benchmark_parts.timing import Rows, network, timed_in_turns
+from experiments.benchmark_parts.timing import (
+    Rows,
+    network,
+    ragged_lengths,
+    random_params,
+    timed_in_turns,
+)
 from mrt_jax.methods.early_verdicts import EarlyVerdicts
-from mrt_jax.models.transformer import init_params
 from mrt_jax.sampling.dispatches import sample_in_dispatches
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
@@ -26,16 +31,15 @@ def time_judging() -> Rows:
     """One dispatch and several, without verdicts and with."""
     values = flags.FLAGS
     model = network()
-    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+    params = random_params(model)
     rng = np.random.default_rng(0)
     batch, most = values.batch, values.new_tokens
     tokens_BP = rng.integers(0, model.config.vocab_size, (batch, values.prompt_tokens))
-    limits_B = np.exp(rng.normal(np.log(most / 4) - 0.5, 1.0, batch))
-    limits_B = np.clip(np.rint(limits_B), 1, most).astype(np.int32)
+    limits_B = ragged_lengths(rng, batch, most)
     limits_B[0] = most  # There is always one that the others could wait for.
     prompts = PromptBatch(
         jnp.asarray(tokens_BP, jnp.int32), jnp.full(batch, values.prompt_tokens, jnp.int32),
-        jnp.asarray(limits_B),
+        jnp.asarray(limits_B, jnp.int32),
     )
     given = model, params, prompts, jax.random.split(jax.random.key(1), batch), Terminals()
     options: dict[str, Any] = dict(

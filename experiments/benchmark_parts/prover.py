@@ -8,9 +8,8 @@ import numpy as np
 from absl import flags
 
 from experiments.benchmark_parts.answers import TERMINATION_TOKENS, answer_everywhere
-from experiments.benchmark_parts.timing import Rows, network, timed
+from experiments.benchmark_parts.timing import Rows, network, random_params, timed
 from mrt_jax.models.cache import KVCache
-from mrt_jax.models.transformer import init_params
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.sampler import PromptBatch, fill_cache, sample_rollouts
@@ -20,7 +19,7 @@ def time_prover() -> Rows:
     """The meta-prover forked from the traces' caches, and the two plain ways."""
     values = flags.FLAGS
     model = network()
-    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+    params = random_params(model)
     rng = np.random.default_rng(0)
     traces, length = values.traces, values.trace_tokens
     tokens_BT = rng.integers(0, model.config.vocab_size, (traces, length)).astype(np.int32)

@@ -7,8 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments.benchmark_parts.timing import Rows, floor_seconds, network, timed
-from mrt_jax.models.transformer import init_params
+from experiments.benchmark_parts.timing import (
+    Rows,
+    floor_seconds,
+    network,
+    ragged_lengths,
+    random_params,
+    timed,
+)
 from mrt_jax.planning.work import itemsizes_of, rollout_work
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
@@ -20,15 +26,12 @@ def time_rollouts() -> Rows:
     """Responses of one length and of ragged lengths."""
     values = flags.FLAGS
     model = network()
-    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+    params = random_params(model)
     rng = np.random.default_rng(0)
     requests, batch, most = values.requests, values.batch, values.new_tokens
     tokens_NP = rng.integers(0, model.config.vocab_size, (requests, values.prompt_tokens))
     keys_N = jax.random.split(jax.random.key(1), requests)
-    ragged_N = np.exp(rng.normal(np.log(most / 4) - 0.5, 1.0, requests))
-    limits = {
-        'even': np.full(requests, most), 'ragged': np.clip(np.rint(ragged_N), 1, most).astype(int),
-    }
+    limits = {'even': np.full(requests, most), 'ragged': ragged_lengths(rng, requests, most)}
     options = dict(
         budget=Budget(max_thinking_tokens=0, max_answer_tokens=most), sampling=SamplingConfig()
     )
@@ -81,7 +84,7 @@ def time_groups() -> Rows:
     """Responses in groups of one prompt each, which their rows share or have for themselves."""
     values = flags.FLAGS
     model = network()
-    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+    params = random_params(model)
     batch, group, new = values.batch, values.group_size, values.new_tokens
     keys_B = jax.random.split(jax.random.key(1), batch)
     rows = []

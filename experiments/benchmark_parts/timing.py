@@ -7,12 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
 from experiments.benchmark_parts.shapes import SHAPES
 from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.precision import PRECISIONS, precision_on
-from mrt_jax.models.transformer import Transformer
+from mrt_jax.models.transformer import Transformer, init_params
 from mrt_jax.planning.work import Work
 from mrt_jax.sharding.mesh import make_mesh
 
@@ -31,10 +32,20 @@ def network() -> Transformer:
     return Transformer(shape, **precision._asdict(), remat=values.remat)
 
 
+def random_params(model: Transformer) -> Any:
+    """Weights of the network; whatever it says is as fast as anything else."""
+    return jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+
+
+def ragged_lengths(rng: np.random.Generator, count: int, most: int) -> np.ndarray:
+    """Log-normal lengths of responses, a quarter of the most in the mean: integers from 1 on."""
+    lengths_N = np.exp(rng.normal(np.log(most / 4) - 0.5, 1.0, count))
+    return np.clip(np.rint(lengths_N), 1, most).astype(int)
+
+
 def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
     """Seconds of the fastest run, and by how much the first took longer."""
-    first, *others = _clock(flags.FLAGS.repeats + 1, function, *arguments)
-    return min(others), max(first - min(others), 0.0)
+    return timed_in_turns({'it': functools.partial(function, *arguments)})['it']
 
 
 def timed_in_turns(functions: Mapping[str, Callable[[], Any]]) -> dict[str, tuple[float, float]]:

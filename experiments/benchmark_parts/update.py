@@ -10,9 +10,9 @@ import optax
 from absl import flags
 
 from experiments.benchmark_parts.answers import TERMINATION_TOKENS, answer_everywhere
-from experiments.benchmark_parts.timing import Rows, floor_seconds, network, timed
+from experiments.benchmark_parts.timing import Rows, floor_seconds, network, random_params, timed
 from mrt_jax.errors import InputError
-from mrt_jax.models.transformer import Transformer, abstract_params, init_params, unembedding
+from mrt_jax.models.transformer import Transformer, abstract_params, unembedding
 from mrt_jax.planning.work import itemsizes_of, prover_work, rollout_work, update_work
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
@@ -29,7 +29,7 @@ def time_step() -> Rows:
     model, mesh = network(), make_mesh()
     rows, new = values.traces, values.trace_tokens - values.prompt_tokens
     optimizer = optax.adamw(1e-6)
-    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+    params = random_params(model)
     state = start_training(model, params, optimizer, mesh, jax.random.key(0))
     rng = np.random.default_rng(0)
     tokens_BP = rng.integers(0, model.config.vocab_size, (rows, values.prompt_tokens))

@@ -20,7 +20,6 @@ class Success:
     count_BE: jax.Array
 
 
-@jax.jit
 def success_rate(correct_BEM: jax.Array, branch_mask_BEM: jax.Array) -> Success:
     """J_r(mu(. | x, z_{0:j})) by the mean over branches.
 

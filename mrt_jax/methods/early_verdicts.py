@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
-from mrt_jax.methods.experience import Reader
+from mrt_jax.methods.experience import Reader, judge_row
 from mrt_jax.sampling.sampler import Seen
 from mrt_jax.sharding.host_data import own_share
 from mrt_jax.tasks.task import Verdict
@@ -42,8 +42,8 @@ class EarlyVerdicts:
         for row in own_share(len(self._answers)):
             if row in self.pending or seen.live_B[row]:
                 continue
-            tokens = seen.tokens_BT[row, : seen.lengths_B[row]].tolist()
             prefix = self._prefixes[row] if self._prefixes else ()
             self.pending[row] = self._threads.submit(
-                self._reader.judge, tokens, self._answers[row], prefix
+                judge_row, self._reader, seen.tokens_BT[row, : seen.lengths_B[row]],
+                self._answers[row], prefix,
             )

@@ -60,9 +60,9 @@ class Reader:
             self.chat.render(problem.messages, add_generation_prompt=True)
         )
 
-    def judge(self, tokens: Sequence[int], answer: Any, prefix: Sequence[int] = ()) -> Verdict:
-        """Checks a whole response, thought included, behind what its prompt has of it already."""
-        return self.task.check(self.tokenizer.decode([*prefix, *tokens]), answer)
+    def judge(self, tokens: Sequence[int], answer: Any) -> Verdict:
+        """Checks a whole response, thought included."""
+        return self.task.check(self.tokenizer.decode(tokens), answer)
 
 
 def make_reader(
@@ -236,12 +236,19 @@ def judge_traces(
         if row in traces.pending:
             return traces.pending[row].result()
         prefix = prefixes[row] if prefixes else ()
-        return reader.judge(tokens_BT[row, : lengths_B[row]].tolist(), answers[row], prefix)
+        return judge_row(reader, tokens_BT[row, : lengths_B[row]], answers[row], prefix)
 
     verdicts = tuple(divide_work(judge, range(len(answers)), reader.task.checks_at_once))
     rewards_B = np.zeros(len(tokens_BT), np.float32)
     rewards_B[: len(verdicts)] = [verdict.correct for verdict in verdicts]
     return Experience(rollout, traces.episodes, verdicts, rewards_B)
+
+
+def judge_row(
+    reader: Reader, tokens_N: np.ndarray, answer: Any, prefix: Sequence[int]
+) -> Verdict:
+    """The verdict on a response, behind what its prompt has of it already."""
+    return reader.judge([*prefix, *tokens_N.tolist()], answer)
 
 
 def without_caches(experience: Experience) -> Experience:

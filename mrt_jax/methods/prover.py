@@ -26,6 +26,8 @@ from mrt_jax.tasks.task import Verdict
 
 _SECOND_ROUND = 2**31 - 1  # Folded into a trace's key; boundaries fold in small numbers.
 
+_rate = jax.jit(success_rate)
+
 
 @struct.dataclass
 class Drawn:
@@ -189,7 +191,7 @@ def start_answers(
         if rounds == 1:
             return (first,), ()
         answered = _judge_round(reader, traces, first, answers)
-        success = success_rate(answered.correct_BEM, answered.mask_BEM)
+        success = _rate(answered.correct_BEM, answered.mask_BEM)
         again_BE = np.asarray(boundaries_in_doubt(success.mean_BE, mask_BE))
         more_B = fold_in_each(keys_B, jnp.full(keys_B.shape, _SECOND_ROUND))
         return (first, read(start(again_BE, more_B, branches=branches), again_BE)), (answered,)
@@ -229,7 +231,7 @@ def judge_answers(
     counts_BE = np.maximum(whole.mask_BEM.sum(-1), 1)
     to_train = len(drawn) == 1 and drawn[0].logprobs_BEMA is not None
     return Proof(
-        success=success_rate(whole.correct_BEM, whole.mask_BEM),
+        success=_rate(whole.correct_BEM, whole.mask_BEM),
         answer_tokens_BE=(whole.tokens_BEM.sum(-1) / counts_BE).astype(np.float32),
         sampled_tokens=count_tokens(drawn),
         answered=whole,

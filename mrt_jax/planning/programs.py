@@ -174,12 +174,9 @@ def _compile_rollouts(
         new=steps, itemsizes=itemsizes_of(model), sharing=rows // len(caches[0].positions_BS),
     )
     contents = _contents(config, model, mesh, caches)
-    resident, loops = contents['optimizer'], 1
-    if reads_copy:
-        resident += contents['parameters']
-    if not config.judge_every:
-        before = caches[-1].positions_BS.shape[1] - steps  # Slots of the prompt in the same cache.
-        loops = len(stage_ends(before, steps))
+    resident = contents['optimizer'] + reads_copy * contents['parameters']
+    before = caches[-1].positions_BS.shape[1] - steps  # Slots of the prompt in the same cache.
+    loops = 1 if config.judge_every else len(stage_ends(before, steps))
     return Program('rollouts', compiled, resident, contents, work, steps / loops, seconds), caches
 
 

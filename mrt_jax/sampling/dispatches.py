@@ -132,29 +132,18 @@ def split_caches(decode: Decode) -> tuple[Decode, dict[str, KVCache]]:
 
 
 @functools.partial(
-    jax.jit, static_argnames=('parts', 'model', 'budget', 'slots', 'group_size')
+    jax.jit, static_argnums=(0, 1), static_argnames=('budget', 'slots', 'group_size')
 )
 def begin(
-    parts: ModuleType,
-    model: Transformer,
-    params: Any,
-    prompts: PromptBatch,
-    keys_B: jax.Array,
-    terminals: Terminals,
-    *,
-    budget: Budget,
-    group_size: int,
-    **options: int,
+    parts: ModuleType, model: Transformer, *arrays: Any, **options: Any
 ) -> tuple[Given, Decode]:
     """The dispatch before those that decode.
 
     Args:
         parts: the module whose rollouts they are, `sampler` or `slots`; static.
-        options: `slots`, if they are in slots; the others are those of `begin` there.
+        model, arrays, options: arguments of its `begin`; model and options are static.
     """
-    given, decode = parts.begin(
-        model, params, prompts, keys_B, terminals, budget=budget, group_size=group_size, **options
-    )
+    given, decode = parts.begin(model, *arrays, **options)
     others = {'params': given.params, 'terminals': given.terminals}
     return by_row(given.replace(**dict.fromkeys(others))).replace(**others), by_row(decode)
 

@@ -418,16 +418,29 @@ def caches_of(model: Transformer, given: Given, decode: Decode) -> tuple[KVCache
 
 def finish(given: Given, decode: Decode) -> Rollout:
     """The rollouts of rows that have all ended, but for their caches."""
+    return as_rollout(
+        given.prompts, decode.rows, decode.tokens_BT, decode.logprobs_BT, decode.sampled_BT
+    )
+
+
+def as_rollout(
+    prompts: PromptBatch,
+    phases: RowPhases,
+    tokens_BT: jax.Array,
+    logprobs_BT: jax.Array,
+    sampled_BT: jax.Array,
+) -> Rollout:
+    """What rows have written, and what they have come to, as rollouts without caches."""
     return Rollout(
-        prompt_tokens_BP=given.prompts.tokens_BP,
-        prompt_lengths_B=given.prompts.lengths_B,
-        tokens_BT=decode.tokens_BT,
-        logprobs_BT=decode.logprobs_BT,
-        sampled_BT=decode.sampled_BT,
-        lengths_B=decode.rows.lengths_B,
-        thought_closed_B=decode.rows.thought_B,
-        forced_B=decode.rows.forced_B,
-        ended_B=decode.rows.stopped_B,
+        prompt_tokens_BP=prompts.tokens_BP,
+        prompt_lengths_B=prompts.lengths_B,
+        tokens_BT=tokens_BT,
+        logprobs_BT=logprobs_BT,
+        sampled_BT=sampled_BT,
+        lengths_B=phases.lengths_B,
+        thought_closed_B=phases.thought_B,
+        forced_B=phases.forced_B,
+        ended_B=phases.stopped_B,
         caches=(),
     )
 

@@ -43,6 +43,7 @@ from mrt_jax.sampling.sampler import (
     PromptBatch,
     Rollout,
     Seen,
+    as_rollout,
     empty_room,
     prompt_positions,
     response_slots,
@@ -337,18 +338,7 @@ def caches_of(model: Transformer, given: Given, decode: Decode) -> tuple[KVCache
 def finish(given: Given, decode: Decode) -> Rollout:
     """The rollouts of rows that have all ended, but for their caches."""
     done = _as_rows(decode.rows)
-    return Rollout(
-        prompt_tokens_BP=given.prompts.tokens_BP,
-        prompt_lengths_B=given.prompts.lengths_B,
-        tokens_BT=done.tokens,
-        logprobs_BT=done.logprobs,
-        sampled_BT=done.sampled,
-        lengths_B=done.phases.lengths_B,
-        thought_closed_B=done.phases.thought_B,
-        forced_B=done.phases.forced_B,
-        ended_B=done.phases.stopped_B,
-        caches=(),
-    )
+    return as_rollout(given.prompts, done.phases, done.tokens, done.logprobs, done.sampled)
 
 
 sample_in_slots = jax.jit(

@@ -21,8 +21,11 @@ from mrt_jax.training.rollouts import (
     ask_prover,
     host_draws,
     judge_and_prove,
+    prompts_of,
+    read_rollouts,
     sample_to_judge,
     sample_traces,
+    start_rollouts,
 )
 
 
@@ -147,9 +150,8 @@ def sample_prefixes(
     for part, start in enumerate(range(0, len(problems), together)):
         chosen = problems[start : start + together]
         part_key = jax.random.fold_in(jax.random.fold_in(key, PREFIX), part)
-        traces, answers = sample_traces(
-            setup, params, chosen, part_key, group_size=each, to_judge=False
-        )
+        prompts, answers = prompts_of(setup, chosen, each)
+        traces = read_rollouts(setup, start_rollouts(setup, params, prompts, part_key, each))
         cuts_B = draw_cuts(traces.episodes.counts_B, host_draws(part_key))
         asked_BE = np.arange(traces.episodes.boundaries_BE.shape[1]) == cuts_B[:, None]
         proof = ask_prover(setup, params, traces, answers, part_key, asked_BE)

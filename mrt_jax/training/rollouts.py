@@ -53,23 +53,14 @@ def sample_traces(
     params: Any,
     problems: Sequence[Problem],
     key: jax.Array,
-    group_size: int | None = None,
-    *,
-    to_judge: bool = True,
 ) -> tuple[Traces, list[Any]]:
-    """Samples and segments traces for each problem, the config's `group_size` or another.
-
-    Args:
-        to_judge: whether `judge_traces` will be asked about them.
+    """Samples and segments `group_size` traces for each problem, for `judge_traces`.
 
     Returns:
         The traces, and the answers of their rows' problems.
     """
-    prompts, answers = prompts_of(setup, problems, group_size)
-    if to_judge:
-        return sample_to_judge(setup, params, prompts, key, answers, group_size), answers
-    rollout = start_rollouts(setup, params, prompts, key, group_size)
-    return read_rollouts(setup, rollout), answers
+    prompts, answers = prompts_of(setup, problems)
+    return sample_to_judge(setup, params, prompts, key, answers), answers
 
 
 def sample_to_judge(

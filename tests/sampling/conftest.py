@@ -40,6 +40,19 @@ class TinyPolicy:
         return np.asarray(self._logprobs(self.params, tokens_BT, positions_BT))
 
 
+def assert_same(one, two) -> None:
+    """Two trees of results: integers equal, numbers but for rounding."""
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True
+    ):
+        x, y = np.asarray(x), np.asarray(y)
+        if np.issubdtype(x.dtype, np.floating):
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5, err_msg=str(path))
+        else:
+            np.testing.assert_array_equal(x, y, str(path))
+
+
 @pytest.fixture(scope='session')
 def tiny() -> TinyPolicy:
     """Two layers with grouped heads."""

@@ -15,6 +15,8 @@ from mrt_jax.sampling.sampler import encode_prompts, sample_rollouts
 from mrt_jax.sampling.slots import sample_in_slots
 from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, replicated, use_mesh
+from tests.sampling.conftest import assert_same
+from tests.training.run_configs import note_calls
 
 GROUP, SLOTS = 2, 8
 # Long enough for the cache to grow.
@@ -58,18 +60,6 @@ def in_several(arguments, steps, **options):
     return rollout, seen
 
 
-def assert_same(one, two):
-    assert jax.tree.structure(one) == jax.tree.structure(two)
-    for (path, x), y in zip(
-        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True
-    ):
-        x, y = np.asarray(x), np.asarray(y)
-        if np.issubdtype(x.dtype, np.floating):
-            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5, err_msg=str(path))
-        else:
-            np.testing.assert_array_equal(x, y, str(path))
-
-
 @pytest.mark.parametrize(
     'steps, group_size, slots',
     [(1, GROUP, None), (7, 1, None), (1000, GROUP, None), (1, 1, 3), (7, GROUP, 16)],
@@ -102,15 +92,8 @@ def test_the_host_sees_rows_end(tiny, grouped, terminals, slots):
 @pytest.mark.parametrize('slots', [None, 3])
 def test_devices_have_work_while_the_host_looks(tiny, grouped, terminals, monkeypatch, slots):
     events = []
-    decode, show = dispatches.decode_steps, dispatches._show
-    monkeypatch.setattr(
-        dispatches, 'decode_steps', lambda *args, **options: [
-            events.append('dispatch'), decode(*args, **options)
-        ][1],
-    )
-    monkeypatch.setattr(
-        dispatches, '_show', lambda *args: [events.append('look'), show(*args)][1]
-    )
+    note_calls(monkeypatch, events, dispatches, 'decode_steps', 'dispatch')
+    note_calls(monkeypatch, events, dispatches, '_show', 'look')
     in_several(arguments(tiny, grouped, terminals), 4, slots=slots)
     looks = [place for place, event in enumerate(events) if event == 'look']
     last = len(events) - events[::-1].index('dispatch')

@@ -14,7 +14,7 @@ from mrt_jax.sampling.row_keys import split_by_row
 from mrt_jax.sampling.sampler import encode_prompts, rows_sharing, sample_rollouts
 from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.sharding.rules import SAMPLING_RULES, batch_sharding, replicated, use_mesh
-from tests.sampling.conftest import TinyPolicy
+from tests.sampling.conftest import TinyPolicy, assert_same
 
 GROUPS, GROUP = 4, 8
 ROWS, SLOTS, BRANCHES = GROUPS * GROUP, 8, 3
@@ -49,17 +49,6 @@ def prove(policy, rollout, terminals, tile_rows, *, place=lambda tree: tree):
         policy.model, policy.params, rollout.caches, *place(inputs), terminals,
         branches=BRANCHES, max_answer_tokens=6, sampling=SamplingConfig(), tile_rows=tile_rows,
     )
-
-
-def assert_same(one, two):
-    for (path, x), y in zip(
-        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True
-    ):
-        x, y = np.asarray(x), np.asarray(y)
-        if np.issubdtype(x.dtype, np.floating):
-            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5, err_msg=str(path))
-        else:
-            np.testing.assert_array_equal(x, y, str(path))
 
 
 def policies(tiny, tiny_gemma):
