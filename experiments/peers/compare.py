@@ -47,11 +47,14 @@ def main(argv: Sequence[str]) -> None:
         if not output.parent.is_dir():
             raise InputError(f'--output={output}: {output.parent} is no folder')
         contestants = [_contestant(text) for text in values.contestants]
-        fitting = set(TRAINERS if values.group > 1 else SAMPLERS)
-        if not {module for module, _ in contestants} <= fitting:
+        modules = {module for module, _ in contestants}
+        training = modules.intersection(TRAINERS)
+        if training and modules != training:
             raise InputError(
-                f'--group={values.group}: {", ".join(SAMPLERS)} take 1, {", ".join(TRAINERS)} more'
+                f'--contestants: either of {", ".join(SAMPLERS)} or of {", ".join(TRAINERS)}'
             )
+        if training and values.group == 1:
+            raise InputError('--group=1: a step of GRPO needs 2 completions of a prompt at least')
         if values.batch % values.group:
             raise InputError(f'--batch={values.batch} is no multiple of --group={values.group}')
     rows = []

@@ -32,7 +32,7 @@ def main() -> None:
         rollout = sample_rollouts(
             model, policy.params, prompts, keys_B, Terminals(),
             budget=Budget(max_thinking_tokens=0, max_answer_tokens=request.new_tokens),
-            sampling=SamplingConfig(),
+            sampling=SamplingConfig(), group_size=request.group,
         )
         return int(jnp.sum(rollout.lengths_B))
 

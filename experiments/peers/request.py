@@ -42,6 +42,11 @@ class Request:
         """Tokens that a run samples."""
         return len(self.prompts) * self.new_tokens
 
+    @property
+    def distinct_prompts(self) -> list[list[int]]:
+        """Each prompt once."""
+        return self.prompts[:: self.group]
+
 
 def read_request() -> Request:
     """The request on the command line."""

@@ -15,10 +15,11 @@ def main() -> None:
         request.folder, dtype=getattr(torch, request.dtype)
     )
     model.eval()
-    prompts = torch.tensor(request.prompts)
+    prompts = torch.tensor(request.distinct_prompts)
     options = transformers.GenerationConfig(
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=request.new_tokens,
-        min_new_tokens=request.new_tokens, pad_token_id=0, eos_token_id=None,
+        min_new_tokens=request.new_tokens, num_return_sequences=request.group, pad_token_id=0,
+        eos_token_id=None,
     )
 
     def sample() -> int:
@@ -26,7 +27,7 @@ def main() -> None:
             sequences = model.generate(
                 prompts, attention_mask=torch.ones_like(prompts), generation_config=options
             )
-        return sequences.numel() - prompts.numel()
+        return len(sequences) * (sequences.shape[1] - prompts.shape[1])
 
     report('transformers', transformers.__version__, request, sample)
 

@@ -14,19 +14,20 @@ def folder(tmp_path_factory):
     return save_untrained_policy(tmp_path_factory.mktemp('peers') / 'policy')
 
 
-def compare(folder, tmp_path, contestants, dtype='float32'):
+def compare(folder, tmp_path, contestants, dtype='float32', group=1):
     command = [
         sys.executable, '-m', 'experiments.peers.compare', f'--folder={folder}',
-        f'--output={tmp_path}/out.json', '--batch=2', '--prompt_tokens=4', '--new_tokens=2,3',
-        '--runs=1', f'--dtype={dtype}', f'--contestants={contestants}',
+        f'--output={tmp_path}/out.json', '--batch=2', f'--group={group}', '--prompt_tokens=4',
+        '--new_tokens=2,3', '--runs=1', f'--dtype={dtype}', f'--contestants={contestants}',
     ]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_contestants_sample_the_same_counts(folder, tmp_path, dtype):
+@pytest.mark.parametrize(('dtype', 'group'), [('float32', 2), ('bfloat16', 1)])
+def test_contestants_sample_the_same_counts(folder, tmp_path, dtype, group):
     names = 'mrt_jax_rollouts', 'transformers_generate'
-    done = compare(folder, tmp_path, ','.join(f'{name}={sys.executable}' for name in names), dtype)
+    contestants = ','.join(f'{name}={sys.executable}' for name in names)
+    done = compare(folder, tmp_path, contestants, dtype, group)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / 'out.json').read_text())['rows']
     found = [(row['name'], row['new_tokens'], row['tokens']) for row in rows]
@@ -43,7 +44,9 @@ def test_contestants_sample_the_same_counts(folder, tmp_path, dtype):
     ('contestants', 'said'),
     [('llama.cpp=python', "'llama.cpp=python' is no MODULE=PYTHON"),
      ('mrt_jax_rollouts', "'mrt_jax_rollouts' is no MODULE=PYTHON"),
-     (f'tunix_sampler={sys.executable}', 'tunix_sampler failed')],
+     (f'tunix_sampler={sys.executable}', 'tunix_sampler failed'),
+     (f'mrt_jax_grpo={sys.executable}', '--group=1: a step of GRPO'),
+     ('mrt_jax_grpo=python,tunix_sampler=python', '--contestants: either of mrt_jax_rollouts')],
 )
 def test_mistakes_are_named(folder, tmp_path, contestants, said):
     done = compare(folder, tmp_path, contestants)
