@@ -16,12 +16,18 @@ _MAX_DEPTH = 12  # of brackets
 _MAX_EXPONENT = 30  # in numbers such as 1e3
 
 _REMOVED = re.compile(
-    r'\\(?:left|right|bigl?|bigr|Bigl?|Bigr|displaystyle|textstyle|limits|!|,|;|:|\s)|\\?\$|\s+|~'
+    r'\\(?:left|right|bigl?|bigr|Bigl?|Bigr|displaystyle|textstyle|limits|!)|\\?\$'
 )
+_SPACES = re.compile(r'(?:\s|~|\\[,;:\s])+')
+_SPACED_SCRIPT = re.compile(r'([_^])(\w) (?=\d)')
+_SCRIPT = re.compile(r'([_^])\{(\w)\}')
+_SPACED_MIXED = re.compile(r'(?<![\w./}])(\d{1,20}) ([1-9]\d{0,19})/(\d{1,20})(?![\w./])')
+_SPACED_FRACTION = re.compile(r'(\\frac ?\d) (?=\d)')
+_IDLE_SPACE = re.compile(r'(?<!\d) | (?!\d)')
 _DEGREES = re.compile(r'\^\{?\\circ\}?|°|\\degree')
 _TEXT = re.compile(r'\\(?:text|mathrm|textbf|mathbf|mbox|textit|operatorname)\{([^{}]*)\}')
 _SHORT_FRACTION = re.compile(r'\\frac(?:(\d)(\d)|(\d)\{([^{}]*)\}|\{([^{}]*)\}(\d))')
-_THOUSANDS = re.compile(r'(?<![\d.,])\d{1,3}(?:(?:,|\{,\})\d{3})+(?![\d,])')
+_THOUSANDS = re.compile(r'(?<![\d.,])(?<!\d )\d{1,3}(?:(?:,|\{,\}| )\d{3})+(?!\d|[ ,]\d)')
 _NUMBER = re.compile(r'([-+]?)(\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE]([-+]?\d{1,3}))?')
 _FRACTION = re.compile(
     r'([-+]?)(?:\\frac\{([-+]?\d{1,40})\}\{([-+]?\d{1,40})\}|(\d{1,40})/(\d{1,40}))'
@@ -34,24 +40,65 @@ _UNITS = re.compile(
     r'cents?|cm|mm|km|kg|mph|ft|yd|oz|lbs?|points?|people|ways)(?:\^\{?[23]\}?)?)$'
 )
 _CHOICE = re.compile(r'\(?([A-Ja-j])\)?')
-_BASE = re.compile(r'[0-9A-Za-z]_\{?\d')
+_BASE = re.compile(r'(?<![A-Za-z\\])\d[0-9A-F]*_\{?\d')
 _ORDINARY = str.maketrans(
     {'\N{MINUS SIGN}': '-', '\N{EN DASH}': '-', '∞': '\\infty ', 'π': '\\pi '}
 )
 
 
-def normalize(text: str) -> str:
-    """The same answer without what does not count: spaces, sizes, text commands, units, a stop."""
+def normalize(text: str, *, join_thousands: bool = True) -> str:
+    """The same answer without what does not count: spaces, sizes, text commands, units, a stop.
+
+    Spaces that keep two numbers apart stay.
+
+    Args:
+        text: an answer.
+        join_thousands: reads 1,234 as one number, outside of parentheses, brackets and sets; else
+            as two.
+    """
     text = text.translate(_ORDINARY).strip().rstrip('.')
     text = re.sub(r'\\[dtc]frac', r'\\frac', text)
     text = _TEXT.sub(lambda found: found[1].strip(), text)
     text = _DEGREES.sub('', text)
-    text = _REMOVED.sub('', text)
+    text = _SPACES.sub(' ', _REMOVED.sub('', text)).strip()
+    text = _SPACED_MIXED.sub(_write_mixed, _SPACED_SCRIPT.sub(r'\1{\2}', text))
+    if join_thousands:
+        text = _THOUSANDS.sub(_join, text)
+    text = _IDLE_SPACE.sub('', _SPACED_FRACTION.sub(r'\1', text))
     text = _SHORT_FRACTION.sub(
         lambda f: f'\\frac{{{f[1] or f[3] or f[5]}}}{{{f[2] or f[4] or f[6]}}}', text
     )
-    text = _THOUSANDS.sub(lambda found: re.sub(r'[{},]', '', found[0]), text)
-    return _UNITS.sub('', text)
+    return _SCRIPT.sub(r'\1\2', _UNITS.sub('', text))
+
+
+def _write_mixed(found: re.Match[str]) -> str:
+    """1 1/2 as LaTeX writes it; 1 3/2 is no such number."""
+    whole, over, under = found.groups()
+    return f'{whole}\\frac{{{over}}}{{{under}}}' if int(over) < int(under) else found[0]
+
+
+def _join(found: re.Match[str]) -> str:
+    """The digits of 1,234, unless the comma may separate the parts of a tuple or a set."""
+    before = found.string[: found.start()]
+    open_brackets = sum(before.count(left) for left in '([') + before.count('\\{')
+    closed = sum(before.count(right) for right in ')]') + before.count('\\}')
+    inside = open_brackets > closed and ',' in found[0].replace('{,}', '')
+    return found[0] if inside else re.sub('[{}, ]', '', found[0])
+
+
+def vote_key(text: str) -> str:
+    """What answers have in common that count as one candidate in a vote: number, word or form.
+
+    As `decide` has it, short of what only an algebra system can tell.
+    """
+    if len(text) > MAX_CHARACTERS:
+        return text
+    form = normalize(text)
+    if (number := _value(form)) is not None:
+        return str(number)
+    if choice := _CHOICE.fullmatch(form):
+        return choice[1]
+    return form.casefold() if _is_word(form) else form
 
 
 def decide(answer: str, reference: str) -> Decision:
@@ -73,7 +120,7 @@ def decide(answer: str, reference: str) -> Decision:
     given, expected = _without_name(given, expected), _without_name(expected, given)
     if not given or not expected:
         return 'different'
-    if given == expected:
+    if given == expected or ',' in given and _as_list(answer) == _as_list(reference):
         return 'equal'
     letter = _CHOICE.fullmatch(expected)
     if letter and expected.strip('()').isupper():
@@ -84,7 +131,16 @@ def decide(answer: str, reference: str) -> Decision:
         return 'equal' if numbers[0] == numbers[1] else 'different'
     if _is_word(given) or _is_word(expected):
         return 'equal' if given.casefold() == expected.casefold() else 'different'
-    return 'ask' if _same_form(given, expected) else 'different'
+    return 'ask' if _same_form(given, expected) and not _ambiguous(answer) else 'different'
+
+
+def _as_list(text: str) -> str:
+    return normalize(text, join_thousands=False)
+
+
+def _ambiguous(answer: str) -> bool:
+    """Whether it holds several formulas, or numbers side by side: equal only as written."""
+    return bool(re.search(r'(?<!\\)\$', answer.strip('$ '))) or ' ' in normalize(answer)
 
 
 def _same_form(given: str, expected: str) -> bool:

@@ -99,6 +99,7 @@ class MathJudge:
         for worker in self._workers:
             self._idle.put(worker)
         self._known: dict[tuple[str, str], Outcome] = {}
+        self._failed: set[tuple[str, str]] = set()  # Once: the machine may have been busy.
         self._asked: dict[tuple[str, str], Future[Outcome]] = {}
         self._lock = threading.Lock()
 
@@ -130,12 +131,21 @@ class MathJudge:
             own.set_exception(error)
             raise
         with self._lock:
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            self._known[pair] = outcome
+            self._remember(pair, outcome)
             del self._asked[pair]
         own.set_result(outcome)
         return outcome
+
+    def _remember(self, pair: tuple[str, str], outcome: Outcome) -> None:
+        """For good, but for a timeout or an error that the same pair did not have before."""
+        if len(self._known) + len(self._failed) >= _REMEMBERED:
+            self._known.clear()
+            self._failed.clear()
+        if outcome in ('equal', 'different') or pair in self._failed:
+            self._failed.discard(pair)
+            self._known[pair] = outcome
+        else:
+            self._failed.add(pair)
 
     def _ask(self, answer: str, reference: str) -> Outcome:
         worker = self._idle.get()

@@ -55,7 +55,7 @@ def test_a_worker_that_hangs_or_dies_is_replaced(monkeypatch):
     assert judge.judge('x+2', '2+x') == 'timeout'
     assert worker.poll() is not None
     monkeypatch.undo()
-    assert judge.judge('x+3', '3+x') == 'equal'
+    assert judge.judge('x+2', '2+x') == 'equal'  # It is not the pair's fault.
     judge._workers[0]._process.kill()
     judge._workers[0]._process.wait()
     assert judge.judge('x+4', '4+x') == 'equal'
@@ -68,6 +68,14 @@ def test_results_are_remembered(judge, monkeypatch):
     assert judge.judge('x+y', 'y+x') == 'equal'
     monkeypatch.setattr(judge, '_idle', None)  # Nobody can be asked.
     assert judge.judge('x+y', 'y+x') == 'equal'
+
+
+@pytest.mark.parametrize('outcome', ['timeout', 'error'])
+def test_a_pair_that_fails_twice_is_not_compared_again(judge, monkeypatch, outcome):
+    outcomes = iter([outcome, outcome])
+    monkeypatch.setattr(judge, '_ask', lambda *pair: next(outcomes))
+    pair = f'x+{outcome}', f'{outcome}+x'
+    assert [judge.judge(*pair) for _ in range(3)] == [outcome] * 3
 
 
 def test_equal_pairs_are_compared_once_however_many_ask(monkeypatch):
