@@ -281,7 +281,8 @@ def comparison(
     )
     config.reference_arm = 'grpo'  # that the others are compared with, besides the warm start
     config.seeds = seeds  # every arm is trained with each
-    # Arms that have sampled fewer tokens than another train on to as many, and count twice.
+    # Arms that have sampled less than 0.9 of the tokens of another train on to as many, and count
+    # twice.
     config.equal_tokens = equal_tokens
     return config
 

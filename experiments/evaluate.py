@@ -204,9 +204,10 @@ def evaluate(
             dtype=dtype,
             on_batch=progress_line(contestant.name),
         )
-        results[contestant.name] = (summarize(records, budgets=budgets), records)
+        results[contestant.name] = (summarize(records, budgets=budgets), [records])
         # Written as they come: a long evaluation that is stopped leaves what it has.
-        write_traces(output / 'traces.jsonl', {name: r for name, (_, r) in results.items()})
+        whole = {name: traces for name, (_, [traces]) in results.items()}
+        write_traces(output / 'traces.jsonl', whole)
     page = write_report(
         output,
         results,

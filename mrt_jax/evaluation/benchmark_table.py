@@ -96,6 +96,7 @@ def plot_benchmarks(numbers: Mapping[str, Any], measure: str, theme: Theme) -> F
     figure.set_figheight(max(figure.get_figheight(), height))
     # The reference keeps the first style, whatever its place.
     order = [reference, *(name for name in policies if name != reference)]
+    styles: dict[str, Any] = {}
     for number, name in enumerate(shown):
         style = series_style(order.index(name), theme) | {'linestyle': ''}
         offset = (number - (len(shown) - 1) / 2) / (len(shown) + 1)
@@ -107,7 +108,7 @@ def plot_benchmarks(numbers: Mapping[str, Any], measure: str, theme: Theme) -> F
         ]
         places = [row + offset for row in range(len(columns))]
         axes.errorbar(means, places, xerr=ends, elinewidth=1.4, capsize=2, **style)
-        axes.plot([], [], label=name, **style)
+        styles[name] = style
     axes.axhline(len(columns) - 1.5, color=theme.muted, linewidth=0.8)
     if measure == 'gain':
         axes.axvline(0, color=theme.muted, linewidth=1.2)
@@ -119,7 +120,7 @@ def plot_benchmarks(numbers: Mapping[str, Any], measure: str, theme: Theme) -> F
     axes.xaxis.set_major_formatter(FuncFormatter(text))
     unit = 'points' if measure == 'gain' else 'per cent'
     label_axes(axes, theme, f'{unit}; 95% intervals', MEASURES[measure].format(reference))
-    add_legend(figure, axes, theme, shown)
+    add_legend(figure, theme, styles)
     return figure
 
 

@@ -22,6 +22,7 @@ from mrt_jax.evaluation.efficiency import MEASURES, Efficiency
 from mrt_jax.evaluation.plot_style import (
     Theme,
     add_legend,
+    as_written,
     label_axes,
     new_panels,
     series_style,
@@ -51,7 +52,7 @@ def plot_accuracy(curves: Mapping[str, Sequence[Curve]], theme: Theme) -> Figure
     for axes, (policy, some) in zip(panels, curves.items(), strict=True):
         names |= _draw_accuracy(axes, {curve.name: curve for curve in some}, theme)
         if len(curves) > 1:
-            axes.set_title(policy, loc='left', color=theme.text, fontsize=10)
+            axes.set_title(as_written(policy), loc='left', color=theme.text, fontsize=10)
             axes.set_xlabel('tokens spent', color=theme.text, fontsize=10)
             axes.set_ylabel('accuracy', color=theme.text, fontsize=10)
         else:
@@ -61,9 +62,7 @@ def plot_accuracy(curves: Mapping[str, Sequence[Curve]], theme: Theme) -> Figure
         _octaves(axes, max(min(x), 1.0), max(x))  # Costs of nothing have no place on it.
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     order = [name for name in (ONE_ANSWER, VOTES, *_WHOLE) if name in names]
-    for name in order:
-        panels[0].plot([], [], label=name, **names[name])
-    add_legend(figure, panels[0], theme, order)
+    add_legend(figure, theme, {name: names[name] for name in order})
     return figure
 
 
@@ -175,14 +174,15 @@ def plot_efficiency(
     axes.set_xscale('log', base=2)
     axes.set_xlim(low, high)
     axes.axvline(1, color=theme.muted, linewidth=1.2)
+    styles: dict[str, Any] = {}
     for index, measure in enumerate(measures):
         style = series_style(index + 1, theme) | {'linestyle': '-', 'linewidth': 1.8}
         offset = 0.4 * (index - (len(measures) - 1) / 2)
         for row, found in enumerate(efficiencies.values()):
             if measure in found:
                 _draw_ratio(axes, row + offset, found[measure], style, theme)
-        axes.plot([], [], label=MEASURES[measure], **style)
-    axes.set_yticks(range(len(efficiencies)), list(efficiencies), color=theme.text)
+        styles[MEASURES[measure]] = style
+    axes.set_yticks(range(len(efficiencies)), list(map(as_written, efficiencies)), color=theme.text)
     axes.set_ylim(len(efficiencies) - 0.5, -0.5)
     axes.grid(False, axis='y')
     octaves = 2.0 ** np.arange(np.ceil(np.log2(low)), np.floor(np.log2(high)) + 1)
@@ -193,7 +193,7 @@ def plot_efficiency(
         axes, theme, f'tokens of {baseline} / tokens of the policy',
         f'Token efficiency over {baseline}',
     )
-    add_legend(figure, axes, theme, [MEASURES[measure] for measure in measures])
+    add_legend(figure, theme, styles)
     return figure
 
 

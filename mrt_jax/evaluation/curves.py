@@ -12,6 +12,7 @@ from mrt_jax.evaluation.votes import (
     Groups,
     Trace,
     boundary_votes,
+    by_seed,
     fewest_branches,
     fewest_own_ballots,
     group_traces,
@@ -74,13 +75,13 @@ def accuracy_curves(traces: Sequence[Trace], *, seed: int = 0) -> list[Curve]:
     """Accuracy against tokens: direct answers, votes at each boundary, votes of whole traces.
 
     MRT section 6.5. Marks are k. Direct answers are those at the empty prefix, of all traces of a
-    problem together; they and the votes at a boundary read the prompt, the prefix and the
-    termination text once. A trace with fewer boundaries than j votes at its last, so that every
+    problem and a seed together; they and the votes at a boundary read the prompt, the prefix and
+    the termination text once. A trace with fewer boundaries than j votes at its last, so that every
     point is of all traces. k whole traces cost k times the mean tokens of one, prompt, thought and
     answer.
 
     Args:
-        traces: of one policy.
+        traces: of one policy, or of one of each seed: votes are then means over seeds.
         seed: of the resamples.
 
     Returns:
@@ -116,20 +117,24 @@ def _branch_points(groups: Groups) -> Iterable[_Point]:
     branches = fewest_branches(groups)
     if not branches:
         return
-    fewest = min(sum(len(t.branch_ballots[0]) for t in traces) for traces in groups.values())
     pooled = [
-        [ballot for trace in traces for ballot in trace.branch_ballots[0]]
+        [[ballot for trace in one for ballot in trace.branch_ballots[0]] for one in by_seed(traces)]
         for traces in groups.values()
     ]
+    fewest = min(len(votes) for seeds in pooled for votes in seeds)
     first_N = np.array([np.mean([t.tokens[0] for t in traces]) for traces in groups.values()])
     each_N = np.array([np.mean([t.answer_tokens[0] for t in traces]) for traces in groups.values()])
     for name in (DIRECT_PASS, DIRECT_MAJ):
         for k in vote_counts(fewest):
-            if name == DIRECT_PASS:
-                values = [pass_at_k(len(votes), votes.count(RIGHT), k) for votes in pooled]
-            else:
-                values = [vote_curve(votes, [k])[0] for votes in pooled]
-            yield name, k, first_N + (k - 1) * each_N, np.array(values)
+            values_N = np.array([
+                np.mean([
+                    pass_at_k(len(votes), votes.count(RIGHT), k) if name == DIRECT_PASS
+                    else vote_curve(votes, [k])[0]
+                    for votes in seeds
+                ])
+                for seeds in pooled
+            ])
+            yield name, k, first_N + (k - 1) * each_N, values_N
     counts = vote_counts(branches)
     votes = {
         problem: [boundary_votes(trace, counts) for trace in traces]
@@ -160,7 +165,7 @@ def _own_points(groups: Groups) -> Iterable[_Point]:
 
 
 def own_votes(groups: Groups, counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """maj@k of the answers of whole traces, and the mean tokens of a trace.
+    """maj@k of the answers of whole traces, mean over seeds, and the mean tokens of a trace.
 
     Returns:
         accuracy_NK: float64[problems, k].
@@ -168,7 +173,13 @@ def own_votes(groups: Groups, counts: Sequence[int]) -> tuple[np.ndarray, np.nda
     """
     accuracy_NK = np.array(
         [
-            vote_curve([ballot for t in traces for ballot in t.own_ballot], counts)
+            np.mean(
+                [
+                    vote_curve([ballot for trace in one for ballot in trace.own_ballot], counts)
+                    for one in by_seed(traces)
+                ],
+                axis=0,
+            )
             for traces in groups.values()
         ]
     )

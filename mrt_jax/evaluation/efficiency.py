@@ -52,7 +52,8 @@ def token_efficiency(
     may be flat for long. Curves are linear between points.
 
     Args:
-        policies: traces by policy, all on the same problems.
+        policies: traces by policy, or of one policy of each seed, all on the same problems; votes
+            are among traces of a seed.
         baseline: one of them.
         seed: of the resamples.
 

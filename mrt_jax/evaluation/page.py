@@ -205,11 +205,17 @@ def _render_results(summary: Mapping[str, Any]) -> str:
     )
     return (
         '<h2>Results</h2><p class="muted small">Means with 95% intervals by bootstrap over '
-        f'{summary["num_problems"]:,} problems, {summary["num_samples"]} traces each.</p>'
+        f'{summary["num_problems"]:,} problems, {summary["num_samples"]} traces each'
+        f'{_over_seeds(summary, ", and over ")}.</p>'
         '<div class="card scroll"><table class="results" style="--columns:'
         f'{len(policies)}"><thead><tr><th></th>'
         f'{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
+
+
+def _over_seeds(summary: Mapping[str, Any], words: str) -> str:
+    """How many seeds there are, if several."""
+    return f'{words}{summary["num_seeds"]} seeds' if summary['num_seeds'] > 1 else ''
 
 
 def _render_table(table: Table) -> str:
@@ -257,8 +263,9 @@ def _render_examples(examples: str) -> str:
 
 def _render_footer(summary: Mapping[str, Any], note: str) -> str:
     facts = (
-        f'{summary["num_problems"]:,} problems, {summary["num_samples"]} traces a problem, '
-        f'{summary["branches"]} answers of the meta-prover at each boundary. '
+        f'{summary["num_problems"]:,} problems, {summary["num_samples"]} traces a problem'
+        f'{_over_seeds(summary, " of each of ")}, {summary["branches"]} answers of the '
+        'meta-prover at each boundary. '
         'Differences are paired by problem.'
     )
     note = f'<br><code>{escape(note)}</code>' if note else ''

@@ -2,12 +2,14 @@
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 # Figures are as wide as a phone's or half a desktop's page, so that their text is read at about
 # the size it is set in, and are drawn at twice the resolution of a screen.
@@ -127,21 +129,33 @@ def _style_axes(axes: Axes, theme: Theme) -> None:
 
 def label_axes(axes: Axes, theme: Theme, horizontal: str, vertical: str) -> None:
     """Names the axes; the vertical name stands on top, where it is read without tilting."""
-    axes.set_xlabel(horizontal, color=theme.text, fontsize=10)
-    axes.set_title(vertical, loc='left', color=theme.text, fontsize=10, pad=8)
+    axes.set_xlabel(as_written(horizontal), color=theme.text, fontsize=10)
+    axes.set_title(as_written(vertical), loc='left', color=theme.text, fontsize=10, pad=8)
+
+
+def as_written(text: str) -> str:
+    """The text as matplotlib draws it letter by letter: a policy's name may look like TeX."""
+    return text.replace('$', r'\$')
 
 
 def add_legend(
-    figure: Figure, axes: Axes, theme: Theme, names: Sequence[str], title: str = ''
+    figure: Figure, theme: Theme, styles: Mapping[str, Mapping[str, Any]], title: str = ''
 ) -> None:
-    """Puts the legend above the plot, where it hides no data."""
-    handles, _ = axes.get_legend_handles_labels()
+    """Puts the legend above the plot, where it hides no data.
+
+    Args:
+        figure: of the plot.
+        theme: its theme.
+        styles: line style of each name.
+        title: of the legend.
+    """
+    names = list(map(as_written, styles))
     # As many columns as the figure is wide, at about 15 characters to an inch.
     characters = 15 * figure.get_figwidth()
     columns = max(1, min(len(names), int(characters / (max(map(len, names)) + 6))))
     legend = figure.legend(
-        handles,
-        list(names),
+        [Line2D([], [], **style) for style in styles.values()],
+        names,
         loc='outside upper left',
         ncols=columns,
         frameon=False,

@@ -1,5 +1,6 @@
 """Writes the report of an evaluation: summary.json, plots, and one self-contained page."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +14,11 @@ from mrt_jax.evaluation.curves import read_curves
 from mrt_jax.evaluation.efficiency import read_efficiencies
 from mrt_jax.evaluation.page import Picture, Table, render_page, series_attributes
 from mrt_jax.evaluation.plot_style import DARK, LIGHT, SIZE_INCHES, Theme, to_png
-from mrt_jax.evaluation.summary import compare_policies
+from mrt_jax.evaluation.summary import Seeds, compare_policies
 from mrt_jax.evaluation.trace_view import render_examples
 from mrt_jax.evaluation.traces import TraceRecord
 
-Results = Mapping[str, tuple[Mapping[str, Any], Sequence[TraceRecord]]]
+Results = Mapping[str, tuple[Mapping[str, Any], Seeds]]
 
 
 def write_report(
@@ -33,10 +34,10 @@ def write_report(
 
     Args:
         directory: made if it is not there; files of earlier reports are replaced.
-        results: for each policy its summary (see `summary.summarize`) and its records; all on the
-            same problems. Policies are compared with the first.
+        results: for each policy its summary (see `summary.summarize`) and its records by seed; all
+            on the same problems. Policies are compared with the first.
         training_curves: for each run the lines of its `metrics.jsonl`; a run named as a policy is
-            drawn in its style.
+            drawn in its style. Of runs with several seeds those of the first.
         tables: further tables to show.
         title: heading of the page.
         note: last line of the page, for example the command that made it.
@@ -50,7 +51,7 @@ def write_report(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     summaries = {name: summary for name, (summary, _) in results.items()}
-    records = {name: traces for name, (_, traces) in results.items()}
+    records = {name: list(itertools.chain(*seeds)) for name, (_, seeds) in results.items()}
     summary = compare_policies(results)
     write_json(directory / 'summary.json', summary)
     figures = {
@@ -61,7 +62,9 @@ def write_report(
         for heading, drawings in {
             'Success and regret': _evaluation_drawings(summaries, records, summary),
             'Accuracy against tokens': _accuracy_drawings(summaries),
-            'Training': _training_drawings(training_curves or {}, list(results)),
+            'Training': _training_drawings(
+                training_curves or {}, list(results), first_of=summary['num_seeds']
+            ),
         }.items()
         if drawings
     }
@@ -94,7 +97,8 @@ def _evaluation_drawings(
             lambda theme: plots.plot_success(summaries, theme),
             'How often a policy is right if it is stopped after so many tokens and made to '
             'answer. Higher and further left is better; the area above a curve is its regret. '
-            'Bands are 95% intervals over problems.',
+            'Bands are 95% intervals over problems'
+            + (', and over seeds.' if comparison['num_seeds'] > 1 else '.'),
         ),
         'regret': (
             lambda theme: plots.plot_regret(summaries, theme),
@@ -158,8 +162,9 @@ def _accuracy_drawings(summaries: plots.Summaries) -> dict[str, Any]:
 
 
 def _training_drawings(
-    curves: Mapping[str, Sequence[Mapping[str, Any]]], order: Sequence[str]
+    curves: Mapping[str, Sequence[Mapping[str, Any]]], order: Sequence[str], first_of: int
 ) -> dict[str, Any]:
+    of_seeds = f' Runs with the first of {first_of} seeds.' if first_of > 1 else ''
     captions = {
         'reward': 'Share of right answers among the rollouts of a step. Lines are moving '
         'averages; single steps stand faint behind them.',
@@ -172,7 +177,7 @@ def _training_drawings(
         return lambda theme: plots.plot_training(curves, metric, theme, order)
 
     return {
-        f'training_{metric}': (draw(metric), caption)
+        f'training_{metric}': (draw(metric), caption + of_seeds)
         for metric, caption in captions.items()
         if any(line.get(metric) is not None for lines in curves.values() for line in lines)
     }

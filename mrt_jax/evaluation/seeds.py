@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mrt_jax.evaluation.intervals import middle
 from mrt_jax.evaluation.summary import problem_statistics
 from mrt_jax.evaluation.traces import TraceRecord, by_problem
 
@@ -152,6 +153,5 @@ def _resample(
 
 
 def _interval(mean: float, by_seed_S: np.ndarray, draws_R: np.ndarray) -> SeedInterval:
-    # Draws without a denominator are infinite: sorted to the end, not interpolated.
-    low, high = np.quantile(np.sort(draws_R), [0.025, 0.975], method='inverted_cdf')
-    return SeedInterval(float(mean), float(low), float(high), tuple(map(float, by_seed_S)))
+    low, high = middle(draws_R)
+    return SeedInterval(float(mean), low, high, tuple(map(float, by_seed_S)))

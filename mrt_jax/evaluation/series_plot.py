@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from mrt_jax.evaluation.plot_style import (
     Theme,
     add_legend,
+    as_written,
     label_axes,
     new_figure,
     new_panels,
@@ -78,7 +79,8 @@ def plot_series(
             draw(axes, name, pen(name, 0.18 if len(names) <= 3 else 0.09))
         finish(axes)
         label_axes(axes, theme, horizontal, vertical)
-        _add_names(figure, axes, theme, {name: pen(name, 0).style for name in names})
+        if names:
+            add_legend(figure, theme, {name: pen(name, 0).style for name in names})
         return figure
     first, *others = names
     faint = {'color': theme.faint, 'linestyle': '-', 'linewidth': 1.0, 'marker': ''}
@@ -89,22 +91,13 @@ def plot_series(
                 draw(axes, name, Pen(order.index(name), faint, 0, behind=True))
         draw(axes, first, dataclasses.replace(pen(first, 0), behind=True))
         draw(axes, own, pen(own, 0.18))
-        axes.set_title(own, loc='left', color=theme.text, fontsize=10)
+        axes.set_title(as_written(own), loc='left', color=theme.text, fontsize=10)
     for axes in panels:
         finish(axes)
     figure.supxlabel(horizontal, color=theme.text, fontsize=10)
     styles = {first: pen(first, 0).style, 'the others': faint}
-    _add_names(figure, panels[0], theme, styles, title=vertical)
+    add_legend(figure, theme, styles, title=vertical)
     return figure
-
-
-def _add_names(
-    figure: Figure, axes: Axes, theme: Theme, styles: Mapping[str, Any], title: str = ''
-) -> None:
-    for name, style in styles.items():
-        axes.plot([], [], label=name, **style)
-    if styles:
-        add_legend(figure, axes, theme, list(styles), title)
 
 
 def draw_band(

@@ -1,4 +1,4 @@
-"""Numbers of an evaluation, each with its 95% interval by bootstrap over problems."""
+"""Numbers of an evaluation, each with its 95% interval by bootstrap over problems and seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from mrt_jax.evaluation.curves import accuracy_curves, curve_numbers
 from mrt_jax.evaluation.efficiency import efficiency_numbers, token_efficiency
 from mrt_jax.evaluation.intervals import Interval, Statistic, bootstrap
 from mrt_jax.evaluation.traces import TraceRecord, by_problem, stack_curves
-from mrt_jax.evaluation.votes import cast_ballots, read_record, vote_counts, vote_curve
+from mrt_jax.evaluation.votes import cast_ballots, read_seeds, vote_counts, vote_curve
 from mrt_jax.kernels.estimates import pass_at_k
 from mrt_jax.kernels.regret import finished_regret, normalized_regret
 
@@ -17,22 +17,27 @@ CURVE_POINTS = 65
 COSTS = ('sampled_tokens', 'prover_tokens', 'flops', 'prover_flops', 'prover_flops_plain')
 
 
+Seeds = Sequence[Sequence[TraceRecord]]  # For each seed of an algorithm the traces of its policy.
+
+
 def summarize(
-    records: Sequence[TraceRecord], *, budgets: Sequence[int], seed: int = 0
+    *seeds: Sequence[TraceRecord], budgets: Sequence[int], seed: int = 0
 ) -> dict[str, Any]:
-    """Summarises the traces of one policy.
+    """Summarises the traces of one policy, or of an algorithm's policies of several seeds.
 
     Args:
-        records: the same number of traces, n, for each problem.
+        seeds: for each policy the same number of traces, n, for each problem.
         budgets: token budgets of the normalized regret; the largest is the full budget, up to which
             the success curve is given.
         seed: seed of the resamples.
 
     Returns:
         A JSON object. Intervals are `{"mean", "low", "high"}`, null where a number does not exist.
-        `num_problems`, `num_samples`, `branches`, `budgets`: what was evaluated.
+        `num_problems`, `num_samples`, of each seed, `num_seeds`, `branches`, `budgets`: what was
+            evaluated.
         `pass_at_1`: interval.
-        `pass_at_k`, `maj_at_k`: intervals by k, n and the powers of two below.
+        `pass_at_k`, `maj_at_k`: intervals by k, n and the powers of two below, among the traces
+            of a seed.
         `response_tokens`: interval of the tokens of a response.
         `tokens_per_correct`: of the response tokens of all traces per right answer among them.
         `episodes`: of the episodes of a trace.
@@ -47,37 +52,34 @@ def summarize(
             and `accuracy`, intervals, by curve.
 
     Raises:
-        ValueError: no records, or problems with unequal numbers of traces.
+        ValueError: no records, or problems with unequal numbers of traces, or seeds with other
+            problems.
     """
-    groups = by_problem(records)
-    samples = _samples_each(groups)
-    statistics = problem_statistics(groups, budgets) | _further_statistics(groups, budgets)
-    numbers = bootstrap(statistics, seed=seed)
+    groups = _align(seeds)
+    each = [problem_statistics(one, budgets) | _further_statistics(one, budgets) for one in groups]
+    numbers = bootstrap(_stack(each), seed=seed)
     curve = [numbers.pop(path) for path in list(numbers) if path[0] == 'success_curve']
     return {
-        'num_problems': len(groups),
-        'num_samples': samples,
-        'branches': records[0].branches,
+        'num_problems': len(groups[0]),
+        'num_samples': _samples_each(groups[0]),
+        'num_seeds': len(seeds),
+        'branches': seeds[0][0].branches,
         'budgets': list(budgets),
         **_nest(numbers),
         'success_curve': {
             'tokens': curve_grid(budgets).tolist(),
             **{key: [point[key] for point in curve] for key in ('mean', 'low', 'high')},
         },
-        'accuracy_tokens': curve_numbers(
-            accuracy_curves(list(map(read_record, records)), seed=seed)
-        ),
+        'accuracy_tokens': curve_numbers(accuracy_curves(read_seeds(seeds), seed=seed)),
     }
 
 
 def paired_differences(
-    reference: Sequence[TraceRecord],
-    other: Sequence[TraceRecord],
-    *,
-    budgets: Sequence[int],
-    seed: int = 0,
+    reference: Seeds, other: Seeds, *, budgets: Sequence[int], seed: int = 0
 ) -> dict[str, Any]:
-    """Differences `other` - `reference` on the same problems, with paired 95% intervals.
+    """Differences `other` - `reference` on the same problems, with 95% intervals.
+
+    Paired by problem; seeds are drawn for each alone.
 
     Returns:
         Intervals `pass_at_1`, `response_tokens`, `tokens_per_correct`, and `normalized_regret` by
@@ -86,25 +88,42 @@ def paired_differences(
     Raises:
         ValueError: the two sets of problems differ.
     """
-    groups, others = by_problem(reference), by_problem(other)
-    if groups.keys() != others.keys():
-        unpaired = sorted(groups.keys() ^ others.keys())
-        raise ValueError(
-            f'{len(unpaired)} problems were evaluated with one policy only, among them '
-            f'{unpaired[0]!r}: evaluate both on the same problems'
-        )
-    ordered = {problem: others[problem] for problem in groups}
-    before, after = problem_statistics(groups, budgets), problem_statistics(ordered, budgets)
+    groups = _align([*reference, *other])
+    each = [problem_statistics(one, budgets) for one in groups]
+    before, after = _stack(each[: len(reference)]), _stack(each[len(reference) :])
     return _nest(bootstrap(after, less=before, seed=seed))
 
 
+def _align(policies: Seeds) -> list[dict[str, list[TraceRecord]]]:
+    """The traces of each policy by problem, problems in the order of the first's."""
+    groups = [by_problem(records) for records in policies]
+    for one in groups:
+        if unpaired := sorted(one.keys() ^ groups[0].keys()):
+            raise ValueError(
+                f'{len(unpaired)} problems were evaluated with one policy only, among them '
+                f'{unpaired[0]!r}: evaluate all on the same problems'
+            )
+    return [{problem: one[problem] for problem in groups[0]} for one in groups]
+
+
+def _stack(each: Sequence[Mapping[tuple[str, ...], Statistic]]) -> dict[tuple[str, ...], Statistic]:
+    """The statistics that all seeds have, [seeds, problems]."""
+    return {
+        path: Statistic(
+            np.stack([one[path].numerator for one in each]),
+            np.stack([one[path].denominator for one in each]),
+        )
+        for path in each[0] if all(path in one for one in each)
+    }
+
+
 def compare_policies(
-    results: Mapping[str, tuple[Mapping[str, Any], Sequence[TraceRecord]]], *, seed: int = 0
+    results: Mapping[str, tuple[Mapping[str, Any], Seeds]], *, seed: int = 0
 ) -> dict[str, Any]:
     """The JSON object of summary.json.
 
     Args:
-        results: summary and records of each policy, the reference first.
+        results: summary and records, by seed, of each policy, the reference first.
         seed: seed of the resamples.
 
     Returns:
@@ -117,7 +136,7 @@ def compare_policies(
     """
     if not results:
         raise ValueError('no policy to report')
-    (reference, (first, records)), *others = results.items()
+    (reference, (first, seeds)), *others = results.items()
     for name, (summary, _) in others:
         if summary['budgets'] != first['budgets']:
             raise ValueError(f'{name} has other budgets than {reference}: summarise with the same')
@@ -126,12 +145,12 @@ def compare_policies(
         **first,
         'policies': {name: summary for name, (summary, _) in results.items()},
         'differences': {
-            name: paired_differences(records, traces, budgets=first['budgets'], seed=seed)
-            for name, (_, traces) in others
+            name: paired_differences(seeds, other, budgets=first['budgets'], seed=seed)
+            for name, (_, other) in others
         },
         'token_efficiency': efficiency_numbers(
             token_efficiency(
-                {name: list(map(read_record, traces)) for name, (_, traces) in results.items()},
+                {name: read_seeds(each) for name, (_, each) in results.items()},
                 baseline=reference, seed=seed,
             )
         ),
@@ -167,7 +186,7 @@ def problem_statistics(
 def _further_statistics(
     groups: Mapping[str, Sequence[TraceRecord]], budgets: Sequence[int]
 ) -> dict[tuple[str, ...], Statistic]:
-    """The numbers that only the summary of one policy has."""
+    """The numbers that only the summary of a policy has."""
     records = [record for traces in groups.values() for record in traces]
     mean = _problem_means(groups)
     samples = _samples_each(groups)

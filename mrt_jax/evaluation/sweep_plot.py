@@ -62,7 +62,6 @@ def plot_sweep(
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     label_axes(axes, theme, key, measure)
     if len(series) > 1:
-        for index, name in enumerate(series):
-            axes.plot([], [], label=name, **series_style(index + 1, theme))
-        add_legend(figure, axes, theme, list(series))
+        styles = {name: series_style(index + 1, theme) for index, name in enumerate(series)}
+        add_legend(figure, theme, styles)
     return figure

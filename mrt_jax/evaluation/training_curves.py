@@ -55,11 +55,11 @@ def training_curve(
 
 def _resample(window_SW: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Means of draws of the seeds, and within each of its steps, with replacement."""
-    seeds, steps = window_SW.shape
+    seeds = len(window_SW)
     seed_RS = generator.integers(seeds, size=(RESAMPLES, seeds))
-    step_RSW = generator.integers(steps, size=(RESAMPLES, seeds, steps))
-    drawn_RSW = window_SW[seed_RS[..., None], step_RSW]
-    present_RSW = np.isfinite(drawn_RSW)
-    # A draw of missing steps only, at the end of a run cut short, says nothing.
-    total_R = np.where(present_RSW, drawn_RSW, 0).sum(axis=(1, 2))
-    return total_R / np.maximum(present_RSW.sum(axis=(1, 2)), 1)
+    means_RS = np.empty(seed_RS.shape)
+    for seed, window_W in enumerate(window_SW):
+        present_W = window_W[~np.isnan(window_W)]  # A run may end within the window.
+        steps = generator.integers(len(present_W), size=(RESAMPLES, seeds, len(present_W)))
+        means_RS = np.where(seed_RS == seed, present_W[steps].mean(axis=2), means_RS)
+    return means_RS.mean(axis=1)

@@ -7,6 +7,7 @@ import numpy as np
 
 from mrt_jax.evaluation.traces import TraceRecord
 from mrt_jax.kernels.estimates import maj_at_k
+from mrt_jax.tasks.math_answers import vote_key
 
 RIGHT = 'right'
 Ballots = tuple[str | None, ...]
@@ -23,6 +24,8 @@ class Trace:
         answer_tokens: mean tokens of the answers sampled there.
         branch_ballots: votes of these answers, see `cast_ballots`.
         own_ballot: the vote of the trace's own answer, one.
+        seed: number of the policy that wrote it, among those of several seeds. Votes are among
+            traces of one.
     """
 
     problem: str | int
@@ -31,18 +34,19 @@ class Trace:
     answer_tokens: tuple[float, ...] = ()
     branch_ballots: tuple[Ballots, ...] = ()
     own_ballot: Ballots = ()
+    seed: int = 0
 
 
 Groups = Mapping[str | int, Sequence[Trace]]
 
 
 def cast_ballots(extracted: Iterable[str | None], correct: Iterable[bool]) -> Ballots:
-    """Votes: equal answers are one candidate, all right ones are one, as the checker has them.
+    """Votes: all right answers are one candidate, and wrong ones that say the same are.
 
-    None abstains.
+    As numbers and mathematical forms, see `vote_key`. None abstains.
     """
     return tuple(
-        None if answer is None else RIGHT if right else f'={answer}'
+        None if answer is None else RIGHT if right else f'={vote_key(answer)}'
         for answer, right in zip(extracted, correct, strict=True)
     )
 
@@ -57,7 +61,7 @@ def vote_counts(samples: int) -> list[int]:
     return [2**power for power in range(samples.bit_length()) if 2**power < samples] + [samples]
 
 
-def read_record(record: TraceRecord) -> Trace:
+def read_record(record: TraceRecord, seed: int = 0) -> Trace:
     """What the figures need of a trace of our own."""
     return Trace(
         problem=record.problem,
@@ -68,6 +72,7 @@ def read_record(record: TraceRecord) -> Trace:
             map(cast_ballots, record.branch_answers, record.branch_correct)
         ),
         own_ballot=cast_ballots([record.extracted], [record.correct]),
+        seed=seed,
     )
 
 
@@ -77,6 +82,19 @@ def group_traces(traces: Iterable[Trace]) -> dict[str | int, list[Trace]]:
     for trace in traces:
         groups.setdefault(trace.problem, []).append(trace)
     return groups
+
+
+def read_seeds(seeds: Iterable[Iterable[TraceRecord]]) -> list[Trace]:
+    """The traces of the policies of several seeds."""
+    return [read_record(record, seed) for seed, records in enumerate(seeds) for record in records]
+
+
+def by_seed(traces: Iterable[Trace]) -> list[list[Trace]]:
+    """The traces of each seed."""
+    seeds: dict[int, list[Trace]] = {}
+    for trace in traces:
+        seeds.setdefault(trace.seed, []).append(trace)
+    return list(seeds.values())
 
 
 def boundary_votes(trace: Trace, counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +126,11 @@ def fewest_branches(groups: Groups) -> int:
 
 
 def fewest_own_ballots(groups: Groups) -> int:
-    """The fewest traces of a problem whose own answer is recorded."""
+    """The fewest traces of a problem, of one seed, whose own answer is recorded."""
     return min(
-        (sum(len(trace.own_ballot) for trace in traces) for traces in groups.values()), default=0
+        (
+            sum(len(trace.own_ballot) for trace in seed)
+            for traces in groups.values() for seed in by_seed(traces)
+        ),
+        default=0,
     )

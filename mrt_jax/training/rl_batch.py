@@ -25,6 +25,7 @@ from mrt_jax.methods.prover_training import Responses, answers_to_train, behind_
 from mrt_jax.sampling.sampler import Rollout
 from mrt_jax.sharding.host_data import place
 from mrt_jax.sharding.rules import batch_sharding
+from mrt_jax.tasks.math_answers import vote_key
 from mrt_jax.tasks.task import Verdict
 from mrt_jax.training.collect import Collected
 from mrt_jax.training.objective import UpdateBatch
@@ -114,8 +115,8 @@ def _add_answers(
 def vote_numbers(verdicts: Sequence[Verdict], group_size: int) -> np.ndarray:
     """The answer that each row votes for, numbered within its group; int32[B].
 
-    Right answers are 0, whatever their form; wrong ones are numbered from 1 on, the same text the
-    same number; no answer is -1.
+    Right answers are 0, whatever their form; wrong ones are numbered from 1 on, those with the same
+    `vote_key` alike; no answer is -1.
     """
     votes_B = np.full(len(verdicts), -1, np.int32)
     for start in range(0, len(verdicts), group_size):
@@ -124,7 +125,7 @@ def vote_numbers(verdicts: Sequence[Verdict], group_size: int) -> np.ndarray:
             if verdict.correct:
                 votes_B[row] = 0
             elif verdict.extracted is not None:
-                votes_B[row] = numbers.setdefault(verdict.extracted, len(numbers) + 1)
+                votes_B[row] = numbers.setdefault(vote_key(verdict.extracted), len(numbers) + 1)
     return votes_B
 
 

@@ -191,7 +191,7 @@ def test_tables_compare_with_every_reference(tmp_path):
     [(name, gain, on_success, on_votes)] = tables[3].rows
     assert name == 'same' and float(gain.split()[0]) == pytest.approx(0, abs=0.2)
     assert on_success.startswith('not reached (100% of resamples)')
-    assert 0 < float(on_votes.split()[0])
+    assert on_votes.startswith('not reached')
     (_, better), (_, same) = (
         (row[0], row[tables[1].columns.index('normalized regret at 60 tokens')])
         for row in tables[1].rows

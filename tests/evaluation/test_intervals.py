@@ -68,6 +68,34 @@ def test_a_ratio_that_a_resample_may_lose_has_no_upper_end():
     assert interval['high'] is None
 
 
+def test_a_difference_that_few_resamples_lose_has_an_interval():
+    right = np.repeat([1.0, 0], [6, 34])
+    own, other = (Statistic(np.full(40, tokens), right) for tokens in (50.0, 200.0))
+    interval = bootstrap({('x',): own}, less={('x',): other})['x',]
+    assert interval['mean'] == pytest.approx(-1000)
+    assert -4000 < interval['low'] < -2000 and -700 < interval['high'] < -400
+    none = Statistic(np.full(40, 50.0), np.zeros(40))
+    assert bootstrap({('x',): none}, less={('x',): other})['x',] == {
+        'mean': None, 'low': None, 'high': None
+    }
+
+
+def test_seeds_are_drawn_as_problems_are():
+    rng = np.random.default_rng(3)
+    values_SN = np.array([0.0, 1, 5])[:, None] + rng.normal(size=(3, 500)) / 10
+    ones_SN = np.ones((3, 500))
+    own, other = Statistic(values_SN, ones_SN), Statistic(values_SN[:1], ones_SN[:1])
+    interval = bootstrap({('x',): own})['x',]
+    assert interval['mean'] == pytest.approx(values_SN.mean())
+    # All draws of the least seed, 1 in 27, are more than 2.5%.
+    assert interval['low'] == pytest.approx(0, abs=0.05)
+    assert interval['high'] == pytest.approx(5, abs=0.05)
+    assert bootstrap({('x',): other})['x',] == bootstrap({('x',): mean(values_SN[0])})['x',]
+    less = bootstrap({('x',): own}, less={('x',): other})['x',]
+    assert less['mean'] == pytest.approx(values_SN.mean() - values_SN[0].mean())
+    assert less['high'] - less['low'] == pytest.approx(5, abs=0.1)
+
+
 def test_resamples_may_be_drawn_in_parts(monkeypatch):
     rng = np.random.default_rng(5)
     statistics = {('x',): mean(rng.normal(size=50)), ('y',): mean(rng.normal(size=50))}

@@ -28,7 +28,7 @@ def drawn_lines(axes):
 @pytest.mark.parametrize('theme', [LIGHT, DARK], ids=lambda theme: theme.name)
 def test_every_plot_names_its_axes_and_policies(summaries, records, theme):
     differences = {
-        'mrt': paired_differences(records['base'], records['mrt'], budgets=BUDGETS)
+        'mrt': paired_differences([records['base']], [records['mrt']], budgets=BUDGETS)
     }
     figures = [
         plots.plot_success(summaries, theme),
@@ -74,7 +74,7 @@ def test_many_policies_have_a_panel_each():
     records = {name: make_records(4, 4, seed=seed) for seed, name in enumerate(names)}
     summaries = {name: summarize(traces, budgets=BUDGETS) for name, traces in records.items()}
     differences = {
-        name: paired_differences(records[names[0]], records[name], budgets=BUDGETS)
+        name: paired_differences([records[names[0]]], [records[name]], budgets=BUDGETS)
         for name in names[1:]
     }
     for figure in (
@@ -125,3 +125,15 @@ def test_smoothing_keeps_the_mean_and_skips_what_is_not_finite():
 
 def test_tints_lie_between_ground_and_colour():
     assert mix_colors('#000000', '#ffffff', 0.25) == pytest.approx((0.25,) * 3)
+
+
+def test_every_name_has_its_own_line_in_the_legend():
+    lines = [{'step': step, 'reward': step / 10} for step in range(10)]
+    names = ['_old', 'new', r'$\foo$', '100% $5']
+    figure = plots.plot_training(dict.fromkeys(names, lines), 'reward', LIGHT)
+    (legend,) = figure.legends
+    figure.canvas.draw()
+    shown = [text.get_text().replace(r'\$', '$') for text in legend.get_texts()]
+    assert shown == names
+    colors = [line.get_color() for line in legend.get_lines()]
+    assert colors == [series_style(index, LIGHT)['color'] for index in range(4)]

@@ -46,7 +46,7 @@ class Page(HTMLParser):
 
 def results_of(records, budgets=(20, 40, 70)):
     return {
-        name: (summarize(traces, budgets=list(budgets)), traces)
+        name: (summarize(traces, budgets=list(budgets)), [traces])
         for name, traces in records.items()
     }
 

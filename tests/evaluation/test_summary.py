@@ -106,7 +106,7 @@ def test_the_order_of_records_does_not_matter():
 
 
 def test_differences_of_a_policy_to_itself_are_zero():
-    differences = paired_differences(HAND, HAND[::-1], budgets=[40])
+    differences = paired_differences([HAND], [HAND[::-1]], budgets=[40])
     for name in ('pass_at_1', 'response_tokens', 'tokens_per_correct'):
         assert differences[name] == pytest.approx({'mean': 0, 'low': 0, 'high': 0})
     assert differences['normalized_regret']['40'] == pytest.approx({'mean': 0, 'low': 0, 'high': 0})
@@ -115,8 +115,8 @@ def test_differences_of_a_policy_to_itself_are_zero():
 def test_differences_are_other_less_reference():
     before, after = make_records(40, 4, solve=0.1), make_records(40, 4, solve=0.5, seed=1)
     results = {
-        'before': (summarize(before, budgets=[30, 70]), before),
-        'after': (summarize(after, budgets=[30, 70]), after),
+        'before': (summarize(before, budgets=[30, 70]), [before]),
+        'after': (summarize(after, budgets=[30, 70]), [after]),
     }
     summary = compare_policies(results)
     assert summary['policy'] == 'before' and list(summary['differences']) == ['after']
@@ -133,18 +133,45 @@ def test_differences_are_other_less_reference():
     )
 
 
+def test_seeds_are_policies_of_their_own():
+    # Each policy is always right or always wrong on a problem, and they take turns.
+    seeds = [
+        [
+            make_record(f'p{i}', sample=sample, correct=right, success=(0.0, float(right)))
+            for i in range(12) for right in [i % 3 == seed] for sample in range(2)
+        ]
+        for seed in range(3)
+    ]
+    summary = summarize(*seeds, budgets=[30])
+    assert (summary['num_problems'], summary['num_samples'], summary['num_seeds']) == (12, 2, 3)
+    assert list(summary['pass_at_k']) == ['1', '2']
+    for votes in (summary['pass_at_k'], summary['maj_at_k']):
+        for interval in votes.values():
+            assert interval['mean'] == pytest.approx(1 / 3)
+    curve = summary['accuracy_tokens']['whole traces, maj@k']
+    assert curve['k'] == [1, 2]
+    assert [value['mean'] for value in curve['accuracy']] == pytest.approx([1 / 3, 1 / 3])
+    shifted = [seeds[0], seeds[0], [dataclasses.replace(r, correct=True) for r in seeds[0]]]
+    own = paired_differences([seeds[0]], shifted, budgets=[30])['pass_at_1']
+    assert own['mean'] == pytest.approx(2 / 9)
+    assert own['low'] == pytest.approx(0, abs=1e-9)  # As if no seed had learned.
+    assert summarize(seeds[0], budgets=[30])['num_seeds'] == 1
+    with pytest.raises(ValueError, match='24 problems|problems were evaluated with one'):
+        summarize(seeds[0], seeds[0][:2], budgets=[30])
+
+
 def test_what_cannot_be_summarised_is_refused():
     with pytest.raises(ValueError, match='no traces'):
         summarize([], budgets=[1])
     with pytest.raises(ValueError, match='same number'):
         summarize(HAND[:3], budgets=[1])
     with pytest.raises(ValueError, match="'b'"):
-        paired_differences(HAND, HAND[:2], budgets=[1])
+        paired_differences([HAND], [HAND[:2]], budgets=[1])
     with pytest.raises(ValueError, match='other budgets'):
         compare_policies(
             {
-                'x': (summarize(HAND, budgets=[10]), HAND),
-                'y': (summarize(HAND, budgets=[20]), HAND),
+                'x': (summarize(HAND, budgets=[10]), [HAND]),
+                'y': (summarize(HAND, budgets=[20]), [HAND]),
             }
         )
 

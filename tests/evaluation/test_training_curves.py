@@ -35,6 +35,13 @@ def test_runs_of_unequal_length_and_missing_numbers():
     assert training_curve([lines([None]), []], 'progress', '') is None
 
 
+def test_a_run_that_ends_within_a_window_draws_from_what_it_has():
+    rng = np.random.default_rng(0)
+    seeds = [lines(0.6 + rng.normal(size=count) / 1000) for count in (100, 70)]
+    for value in training_curve(seeds, 'progress', '').values:
+        assert 0.59 < value['low'] < value['high'] < 0.61
+
+
 def test_long_runs_are_thinned():
     curve = training_curve([lines(range(1000))], 'progress', '')
     assert len(curve.x) == POINTS and curve.x[0] == 1 and curve.x[-1] == 1000

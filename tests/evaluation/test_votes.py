@@ -4,11 +4,13 @@ from mrt_jax.evaluation.votes import (
     RIGHT,
     Trace,
     boundary_votes,
+    by_seed,
     cast_ballots,
     fewest_branches,
     fewest_own_ballots,
     group_traces,
     read_record,
+    read_seeds,
     vote_counts,
     vote_curve,
 )
@@ -20,6 +22,22 @@ def test_all_right_answers_are_one_candidate():
     # An answer that reads "right" is a wrong one like any other.
     assert ballots == (RIGHT, RIGHT, '=4', None, '=right')
     assert vote_curve(ballots, [1, 5]) == pytest.approx([2 / 5, 1.0])
+
+
+@pytest.mark.parametrize(
+    'alike',
+    [['1/2', '0.5', '\\frac{1}{2}', '$\\frac12$'], ['3 * 5 - 7', '3*5-7'], ['(B)', 'B'],
+     ['Even', 'even'], ['1,000', '1000'], ['\\{1,2\\}', '\\{1, 2\\}']],
+)
+def test_wrong_answers_that_say_the_same_are_one_candidate(alike):
+    assert len(set(cast_ballots(alike, [False] * len(alike)))) == 1
+
+
+@pytest.mark.parametrize(
+    'apart', [['12', '21'], ['5 6', '56'], ['(1,234)', '1234'], ['7' * 400, '7' * 401], ['b', 'B']]
+)
+def test_answers_that_say_different_things_are_not(apart):
+    assert len(set(cast_ballots(apart, [False] * len(apart)))) == len(apart)
 
 
 def test_the_k_of_votes_are_powers_of_two_and_all():
@@ -53,3 +71,10 @@ def test_the_fewest_votes_bound_k():
     assert fewest_own_ballots(group_traces([whole, whole, other])) == 1
     assert fewest_own_ballots(group_traces([silent])) == 0
     assert list(group_traces([other, whole, silent])) == [2, 'a']
+
+
+def test_votes_are_among_the_traces_of_a_seed():
+    records = [[make_record('a', sample=i) for i in range(2)], [make_record('a')]]
+    traces = read_seeds(records)
+    assert [len(seed) for seed in by_seed(traces)] == [2, 1]
+    assert fewest_own_ballots(group_traces(traces)) == 1
