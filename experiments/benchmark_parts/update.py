@@ -13,7 +13,13 @@ from experiments.benchmark_parts.answers import TERMINATION_TOKENS, answer_every
 from experiments.benchmark_parts.timing import Rows, floor_seconds, network, random_params, timed
 from mrt_jax.errors import InputError
 from mrt_jax.models.transformer import Transformer, abstract_params, unembedding
-from mrt_jax.planning.work import itemsizes_of, prover_work, rollout_work, update_work
+from mrt_jax.planning.work import (
+    itemsizes_of,
+    keys_seen,
+    prover_work,
+    rollout_work,
+    update_work,
+)
 from mrt_jax.sampling.phases import Budget, Terminals
 from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.sampler import PromptBatch, sample_rollouts
@@ -85,7 +91,7 @@ def time_step() -> Rows:
         )),
         'update': floor_seconds(update_work(
             model.config, tokens=rows * values.trace_tokens,
-            pairs=rows * values.trace_tokens**2 / 2,
+            pairs=rows * keys_seen(model.config, values.trace_tokens),
             param_itemsize=jnp.dtype(model.param_dtype).itemsize,
             state_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
         )),

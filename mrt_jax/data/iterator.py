@@ -6,6 +6,8 @@ from typing import Any
 
 import grain
 
+from mrt_jax.errors import InputError
+
 
 class ProblemIterator:
     """Batches of problems in epochs, each shuffled anew.
@@ -17,11 +19,16 @@ class ProblemIterator:
         problems: random-access sequence.
         batch: problems in a batch; the last, smaller batch of an epoch is filled from the next.
         seed: of the shuffles.
+
+    Raises:
+        InputError: a batch has more problems than there are.
     """
 
     def __init__(self, problems: Sequence[Any], batch: int, seed: int) -> None:
         if not 1 <= batch <= len(problems):
-            raise ValueError(f'cannot take batches of {batch} from {len(problems)} problems')
+            raise InputError(
+                f'cannot take batches of {batch} from {len(problems)} problems: give smaller ones'
+            )
         self._order = grain.MapDataset.range(len(problems)).seed(seed).shuffle().repeat()
         self._problems = problems
         self._batch = batch
@@ -64,11 +71,11 @@ class ProblemIterator:
         """Goes on from a saved position.
 
         Raises:
-            ValueError: the state belongs to other problems, another batch size or another seed.
+            InputError: the state belongs to other problems, another batch size or another seed.
         """
         for name, value in self._identity.items():
             if state.get(name) != value:
-                raise ValueError(
+                raise InputError(
                     f'the saved data position has {name}={state.get(name)}, this run has '
                     f'{name}={value}; resume with the config that the checkpoint was made with'
                 )

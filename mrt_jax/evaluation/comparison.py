@@ -226,7 +226,10 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
         (arm, seed): arm_config(config, arm, seed) for arm in config.arms for seed in config.seeds
     }
     for arm in config.arms:
-        check_config(configs[arm, config.seeds[0]])
+        checked = configs[arm, config.seeds[0]].copy_and_resolve_references()
+        if config.equal_tokens and 'num_sampled_tokens' in checked:
+            checked.num_sampled_tokens = 1  # As many as another arm, which only that will tell.
+        check_config(checked)
     examination = prepare_examination(config, workdir)
     warm = [examination.sit(config.policy, WARM_START, seed, 0) for seed in config.seeds]
     results: dict[str, Contestant] = {WARM_START: Contestant(warm, [])}

@@ -17,7 +17,14 @@ from mrt_jax.models.lora import split
 from mrt_jax.models.precision import PRECISIONS, precision_on
 from mrt_jax.models.transformer import Transformer, abstract_params, logical_axes
 from mrt_jax.planning.topologies import describe_devices
-from mrt_jax.planning.work import Work, itemsizes_of, prover_work, rollout_work, update_work
+from mrt_jax.planning.work import (
+    Work,
+    itemsizes_of,
+    keys_seen,
+    prover_work,
+    rollout_work,
+    update_work,
+)
 from mrt_jax.sampling import dispatches, sampler
 from mrt_jax.sampling.fork import prove_branches, same_termination
 from mrt_jax.sampling.phases import Budget, Terminals
@@ -60,8 +67,9 @@ class Program:
         name: of `PROGRAMS`.
         compiled: the executable; never run.
         resident_bytes: on a device, of what must stay there beside the program's own arguments.
-        contents: bytes on a device of 'parameters', 'optimizer' and 'cache', the rollouts' keys and
-            values, whether they are the program's arguments, its results or neither.
+        contents: bytes on a device of 'parameters', with those of the reference, if any, of
+            'optimizer' and of 'cache', the rollouts' keys and values, whether they are the
+            program's arguments, its results or neither.
         work: the least that all devices together must do.
         other_trips: how often its loops run whose end depends on what is sampled, at most.
         compile_seconds: it took.
@@ -138,7 +146,9 @@ def longest_trace(config: Any) -> int:
 def _compile_each(
     config: Any, model: Transformer, mesh: Mesh, rows: int, names: Sequence[str]
 ) -> Iterator[Program]:
-    has_prover = 'prover' in names and config.credit != 'none'
+    has_prover = (
+        'prover' in names and config.credit != 'none' and config.prover == 'answers'
+    )
     if 'rollouts' in names or has_prover:
         rollouts, caches = _compile_rollouts(config, model, mesh, rows)
         if 'rollouts' in names:
@@ -174,7 +184,8 @@ def _compile_rollouts(
         new=steps, itemsizes=itemsizes_of(model), sharing=rows // len(caches[0].positions_BS),
     )
     contents = _contents(config, model, mesh, caches)
-    resident = contents['optimizer'] + reads_copy * contents['parameters']
+    resident = contents['optimizer'] + _reference_bytes(config, model, mesh)
+    resident += reads_copy * device_bytes(arguments[0])
     before = caches[-1].positions_BS.shape[1] - steps  # Slots of the prompt in the same cache.
     loops = 1 if config.judge_every else len(stage_ends(before, steps))
     return Program('rollouts', compiled, resident, contents, work, steps / loops, seconds), caches
@@ -242,7 +253,8 @@ def _compile_placed(
 def _compile_prover(
     config: Any, model: Transformer, mesh: Mesh, rows: int, caches: Any
 ) -> Program:
-    mask_BE = jax.ShapeDtypeStruct((rows, config.max_boundaries), jnp.bool_)
+    boundaries = config.max_boundaries + 1  # With the empty prefix.
+    mask_BE = jax.ShapeDtypeStruct((rows, boundaries), jnp.bool_)
     texts = jax.eval_shape(
         lambda mask_BE: same_termination((0,) * TERMINATION_TOKENS, mask_BE), mask_BE
     )
@@ -258,14 +270,14 @@ def _compile_prover(
         tile_rows=config.prover_rows,
     )
     work = prover_work(
-        model.config, rows=rows, boundaries=config.max_boundaries, branches=config.branches,
+        model.config, rows=rows, boundaries=boundaries, branches=config.branches,
         prefix=longest_trace(config), text=TERMINATION_TOKENS,
         answer=config.max_answer_tokens, itemsizes=itemsizes_of(model),
     )
     contents = _contents(config, model, mesh, caches)
     return Program(
-        'prover', compiled, contents['optimizer'], contents, work, config.max_answer_tokens - 1,
-        seconds,
+        'prover', compiled, contents['optimizer'] + _reference_bytes(config, model, mesh), contents,
+        work, config.max_answer_tokens - 1, seconds,
     )
 
 
@@ -289,18 +301,21 @@ def _compile_update(config: Any, model: Transformer, mesh: Mesh, rows: int) -> P
     compiled, seconds = _compile(mesh, RULES, update, state, frozen, _by_row(batch, mesh, RULES))
     # Answers of the meta-prover that train count as long as traces, and as sharing no prompt.
     sequences = sequences_of_update(config)
-    tokens, pairs = sequences * longest, sequences * longest**2 / 2
+    tokens, pairs = sequences * longest, sequences * keys_seen(model.config, longest)
     if config.share_prompts:
         common = config.max_prompt_tokens - 1
         together = (config.row_tokens - common) // (longest - common)
         spared = rows - config.prompts_per_step * -(-config.group_size // together)
-        tokens, pairs = tokens - spared * common, pairs - spared * common**2 / 2
+        tokens -= spared * common
+        pairs -= spared * keys_seen(model.config, common)
     work = update_work(
         model.config, tokens=tokens, pairs=pairs,
         param_itemsize=jnp.dtype(model.param_dtype).itemsize, state_bytes=_global_bytes(state),
+        frozen=model.lora_rank > 0,
     )
     contents = _contents(config, model, mesh, caches=())
-    return Program('update', compiled, 0, contents, work, 1, seconds)
+    resident = _reference_bytes(config, model, mesh)
+    return Program('update', compiled, resident, contents, work, 1, seconds)
 
 
 def _compile(
@@ -341,11 +356,21 @@ def _keys(rows: int) -> jax.ShapeDtypeStruct:
 def _contents(config: Any, model: Transformer, mesh: Mesh, caches: Any) -> dict[str, int]:
     """Bytes on a device of what outlives a program."""
     state = abstract_state(model, optimizer_of(config, model), mesh)
+    parameters = device_bytes(placed_params(model, mesh))
     return {
-        'parameters': device_bytes(placed_params(model, mesh)),
+        'parameters': parameters + _reference_bytes(config, model, mesh),
         'optimizer': device_bytes(state.opt_state),
         'cache': device_bytes(caches),
     }
+
+
+def _reference_bytes(config: Any, model: Transformer, mesh: Mesh) -> int:
+    """Of the parameters that a run began with, if it keeps them for the penalty.
+
+    Beside adapters they are what is frozen.
+    """
+    keeps = config.kl_coef and not config.lora_rank
+    return device_bytes(placed_params(model, mesh)) if keeps else 0
 
 
 def device_bytes(tree: Any) -> int:

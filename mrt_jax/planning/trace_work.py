@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mrt_jax.models.config import ModelConfig
-from mrt_jax.planning.work import attention_flops, body_params, head_params
+from mrt_jax.planning.work import attention_flops, body_params, head_params, keys_seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,15 +77,4 @@ def read_flops(
     """
     start, stop = np.asarray(start, float), np.asarray(stop, float)
     matrices = 2 * body_params(config) * (stop - start) + 2 * head_params(config) * logits
-    return matrices + attention_flops(config, _keys_seen(config, stop) - _keys_seen(config, start))
-
-
-def _keys_seen(config: ModelConfig, tokens: np.ndarray) -> np.ndarray:
-    """Pairs of a query and a key that it sees among the first tokens, mean over layers."""
-    full = tokens * (tokens + 1) / 2
-    if config.sliding_window is None:
-        return full
-    inside = np.minimum(tokens, config.sliding_window)
-    near = inside * (inside + 1) / 2 + (tokens - inside) * config.sliding_window
-    share = 1.0 if config.local_layers is None else np.mean(config.local_layers)
-    return share * near + (1 - share) * full
+    return matrices + attention_flops(config, keys_seen(config, stop) - keys_seen(config, start))

@@ -78,6 +78,17 @@ def attention_flops(config: ModelConfig, queries_and_keys: Count) -> Count:
     return 4 * config.num_layers * config.num_heads * config.head_width * queries_and_keys
 
 
+def keys_seen(config: ModelConfig, tokens: Count) -> Count:
+    """Pairs of a query and a key that it sees among the first tokens, mean over layers."""
+    full = tokens * (tokens + 1) / 2
+    if config.sliding_window is None:
+        return full
+    inside = np.minimum(tokens, config.sliding_window)
+    near = inside * (inside + 1) / 2 + (tokens - inside) * config.sliding_window
+    share = 1.0 if config.local_layers is None else np.mean(config.local_layers)
+    return share * near + (1 - share) * full
+
+
 def cache_bytes(config: ModelConfig, tokens: float, itemsize: float) -> float:
     """Keys and values of so many tokens."""
     return 2 * config.num_layers * config.num_kv_heads * config.head_width * itemsize * tokens
@@ -100,11 +111,11 @@ def rollout_work(
     kept = rows // sharing * prompt
     prefill = Work(
         2 * body * prompts * prompt + 2 * head * prompts
-        + attention_flops(config, prompts * prompt**2 / 2),
+        + attention_flops(config, prompts * keys_seen(config, prompt)),
         (body + head) * itemsizes.param,
         cache_bytes(config, kept, itemsizes.cache),
     )
-    seen = rows * new * (prompt + new / 2)
+    seen = rows * (keys_seen(config, prompt + new) - keys_seen(config, prompt))
     decode = Work(
         2 * (body + head) * rows * new + attention_flops(config, seen),
         (body + head) * itemsizes.param * new,
@@ -127,12 +138,15 @@ def prover_work(
         itemsizes: see `itemsizes_of`.
     """
     body, head, asked = body_params(config), head_params(config), rows * boundaries
+    begun, told, done = (
+        keys_seen(config, prefix / 2 + more) for more in (0, text, text + answer)
+    )
     read = Work(
-        2 * body * asked * text + attention_flops(config, asked * text * prefix / 2),
+        2 * body * asked * text + attention_flops(config, asked * (told - begun)),
         body * itemsizes.param,
         cache_bytes(config, rows * prefix, itemsizes.cache),
     )
-    seen = asked * branches * answer * (prefix / 2 + text + answer / 2)
+    seen = asked * branches * (done - told)
     own = asked * branches * answer * answer / 2
     decode = Work(
         2 * (body + head) * asked * branches * answer + attention_flops(config, seen),
@@ -143,17 +157,24 @@ def prover_work(
 
 
 def update_work(
-    config: ModelConfig, *, tokens: int, pairs: float, param_itemsize: int, state_bytes: float
+    config: ModelConfig,
+    *,
+    tokens: int,
+    pairs: float,
+    param_itemsize: int,
+    state_bytes: float,
+    frozen: bool = False,
 ) -> Work:
     """Forward, backward and optimiser; nothing is computed twice.
 
     Args:
         config: the network's.
         tokens: of the batch.
-        pairs: of a token and one that it attends to.
+        pairs: of a token and one that it attends to, see `keys_seen`.
         param_itemsize: bytes of a parameter.
         state_bytes: of parameters and optimiser state, read and written once.
+        frozen: only adapters train: matrices have no gradient of their own.
     """
     params = body_params(config) + head_params(config)
-    flops = 6 * params * tokens + 3 * attention_flops(config, pairs)
+    flops = (4 if frozen else 6) * params * tokens + 3 * attention_flops(config, pairs)
     return Work(flops, 2 * params * param_itemsize, 2 * state_bytes)

@@ -159,6 +159,7 @@ def sample_prefixes(
         found += read_prefixes(owners, traces, proof, cuts_B)
         # Rows that only fill up sample nothing.
         sampled += int(np.asarray(traces.rollout.sampled_BT).sum()) + proof.sampled_tokens
+        del traces, proof  # With their caches, before the next are made.
     groups = [found[start : start + each] for start in range(0, len(found), each)]
     ends = np.cumsum([len(batch) for batch in batches])
     return [

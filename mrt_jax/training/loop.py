@@ -61,7 +61,7 @@ class LoopConfig:
         num_steps: steps of the whole run, for the progress line.
         checkpoint_every: steps between checkpoints; the last step is saved in any case.
         keep_checkpoints, keep_every, keep_best: which are kept, see `Retention`.
-        max_skipped_in_a_row: non-finite updates in a row that end the run.
+        max_skipped_in_a_row: non-finite updates in a row that end the run, at the end of a step.
         max_kl: nats a token of the metric `kl` above which the run ends; 0 is no bound.
 
     Raises:

@@ -26,7 +26,7 @@ from mrt_jax.training.rl_setup import Setup, prepare
 from mrt_jax.training.rollouts import judge_and_prove, sample_traces, step_key
 from mrt_jax.training.state import TrainState, abstract_state
 from mrt_jax.training.update import make_scorer, make_update
-from mrt_jax.training.whole_run import first_state, train_to_the_end
+from mrt_jax.training.whole_run import first_state, release, train_to_the_end
 from mrt_jax.training.workdir import check_origin
 
 
@@ -56,6 +56,7 @@ def train_policy(config: Any, workdir: Path) -> bool:
     if config.mismatch.level != 'none':
         own_logprobs = make_scorer(setup.model, setup.mesh, **shape)
     frozen = setup.policy.params if config.lora_rank else {}
+    keep_policy = bool(frozen or reference)
     batches = ProblemIterator(setup.problems, config.prompts_per_step, config.seed)
     pool = PrefixSource(setup, batches, workdir) if setup.from_prefixes else None
     ahead = RolloutsAhead(setup, batches) if config.staleness else None
@@ -89,9 +90,11 @@ def train_policy(config: Any, workdir: Path) -> bool:
                 )
                 batch, mismatch = correct_mismatch(batch, logprobs_BT, **config.mismatch)
                 metrics |= mismatch
+            skipped = 0
             for _ in range(config.updates_per_step):
                 state, update_metrics = update(state, frozen, batch)
-            metrics = jax.device_get(update_metrics | metrics)
+                skipped += update_metrics['skipped']
+            metrics = jax.device_get(update_metrics | metrics | {'skipped': skipped})
         ended = time.monotonic()
         # Of what this step has trained on, whichever step has sampled it.
         sampled = metrics['sampled_tokens'] + metrics.get('prover_tokens', 0)
@@ -120,13 +123,15 @@ def train_policy(config: Any, workdir: Path) -> bool:
 
     def restore_position(meta: dict[str, Any]) -> None:
         # A checkpoint does not hold what is frozen, nor the reference.
-        if frozen or reference:
+        if keep_policy:
             check_origin(meta['policy'], config.policy, workdir)
+        else:
+            release(setup.policy)
         batches.restore(meta['data'])
         totals.update(meta['totals'])
 
     trainer = Trainer(
-        begin=lambda: first_state(setup, config),
+        begin=lambda: first_state(setup, config, keep_policy=keep_policy),
         goes_on=goes_on,
         target=abstract_state(setup.model, optimizer, setup.mesh),
         step=step,
@@ -144,10 +149,11 @@ def validate(setup: Setup, params: Any) -> dict[str, Any]:
     key = jax.random.key(0)
     traces, answers = sample_traces(setup, params, list(setup.validation), key)
     experience, proof = judge_and_prove(setup, params, traces, answers, key)
+    rows = len(answers)  # Others only fill up.
     return {
-        'validation_reward': experience.rewards_B.mean(),
-        'validation_regret': regret_of(setup, experience, proof),
-        'validation_response_tokens': experience.rollout.lengths_B.mean(),
+        'validation_reward': experience.rewards_B[:rows].mean(),
+        'validation_regret': regret_of(setup, experience, proof)[:rows].mean(),
+        'validation_response_tokens': np.asarray(experience.rollout.lengths_B)[:rows].mean(),
     }
 
 

@@ -199,7 +199,7 @@ def describe(setup: Setup, experience: Experience, proof: Proof | None) -> dict[
         'checker_timeouts': np.mean([v.reason == 'timeout' for v in experience.verdicts]),
     }
     if proof is not None:
-        metrics['regret'] = regret_of(setup, experience, proof)
+        metrics['regret'] = regret_of(setup, experience, proof).mean()
         metrics['success_stderr'] = np.asarray(proof.success.stderr_BE)[episodes.mask_BE].mean()
         metrics |= agreement(proof, episodes.mask_BE)
     return metrics
@@ -217,11 +217,11 @@ def agreement(proof: Proof, mask_BE: np.ndarray) -> dict[str, float]:
     return {'unanimous': float(np.isin(success_BE[several_BE], (0, 1)).mean())}
 
 
-def regret_of(setup: Setup, experience: Experience, proof: Proof) -> np.floating:
-    """Normalized regret at the full budget, mean over the step's traces."""
+def regret_of(setup: Setup, experience: Experience, proof: Proof) -> np.ndarray:
+    """Normalized regret of each trace at the full budget, float64[B]."""
     return normalized_regret(
         spent_tokens(setup.reader, experience, proof),
         np.asarray(proof.success.mean_BE, np.float64),
         experience.episodes.mask_BE,
         np.array([setup.full_budget]),
-    ).mean()
+    )[:, 0]

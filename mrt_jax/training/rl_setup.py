@@ -11,7 +11,7 @@ import optax
 from mrt_jax.errors import InputError
 from mrt_jax.kernels.episodes import TokenWindows
 from mrt_jax.kernels.mismatch import BOUNDS, LEVELS
-from mrt_jax.methods.credit import CreditConfig
+from mrt_jax.methods.credit import EPISODE_CREDITS, CreditConfig
 from mrt_jax.methods.experience import Reader, reader_of
 from mrt_jax.methods.packing import rows_needed
 from mrt_jax.models.transformer import Transformer
@@ -214,6 +214,11 @@ def prepare(config: Any) -> Setup:
         problems=task.problems('train'),
         validation=tuple(task.problems('validation')[: config.prompts_per_step]),
     )
+    if config.prompts_per_step > len(setup.problems):
+        raise InputError(
+            f'prompts_per_step={config.prompts_per_step}: task={config.task!r} has '
+            f'{len(setup.problems)} problems to train on; lower it'
+        )
     needed, context = setup.full_budget, policy.config.max_positions
     if needed > context:
         raise InputError(
@@ -246,6 +251,16 @@ def _check_method(config: Any) -> None:
         raise InputError(
             f"marker='closes' with window_tokens={config.window_tokens}: windows have no marker "
             "whose choice could close them; set marker='opens'"
+        )
+    if config.credit == 'prefix' and config.prover_rounds == 2:
+        raise InputError(
+            "prover_rounds=2 with credit='prefix': the second round is for boundaries whose "
+            'neighbours differ, and only one of each trace is asked; set prover_rounds=1'
+        )
+    if config.ratio == 'sequence' and config.credit in EPISODE_CREDITS:
+        raise InputError(
+            f"ratio='sequence' with credit={config.credit!r}: a sequence's ratio gives all of its "
+            "tokens one credit, their mean; set ratio='token', or credit='scalar'"
         )
     if config.staleness not in (0, 1):
         raise InputError(

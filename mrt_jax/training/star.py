@@ -49,7 +49,7 @@ from mrt_jax.training.reinforcement import validate
 from mrt_jax.training.rl_batch import describe
 from mrt_jax.training.rollouts import judge_and_prove, sample_traces
 from mrt_jax.training.state import TrainState, abstract_state
-from mrt_jax.training.whole_run import first_state, train_to_the_end
+from mrt_jax.training.whole_run import first_state, release, train_to_the_end
 from mrt_jax.training.workdir import check_origin
 
 FINE_TUNE_FROM = ('last', 'start')
@@ -160,6 +160,7 @@ def train_star(config: Any, workdir: Path) -> bool:
     setup = dataclasses.replace(setup, sampler=dataclasses.replace(setup.sampler, model=model))
     fit = make_fit(setup, config)
     frozen = setup.policy.params if config.lora_rank else {}
+    keep_policy = bool(frozen) or config.fine_tune_from == 'start'
     run = _Run(setup, workdir)
 
     def step(state: TrainState, number: int) -> tuple[TrainState, dict[str, Any]]:
@@ -190,12 +191,14 @@ def train_star(config: Any, workdir: Path) -> bool:
 
     def restore_position(meta: dict[str, Any]) -> None:
         # A checkpoint does not hold what is frozen, nor what iterations may begin from.
-        if frozen or config.fine_tune_from == 'start':
+        if keep_policy:
             check_origin(meta['policy'], config.policy, workdir)
+        else:
+            release(setup.policy)
         run.restore(meta)
 
     trainer = Trainer(
-        begin=lambda: first_state(setup, config),
+        begin=lambda: first_state(setup, config, keep_policy=keep_policy),
         goes_on=goes_on,
         target=abstract_state(setup.model, setup.optimizer, setup.mesh),
         step=step,

@@ -49,16 +49,19 @@ def start_training(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     key: jax.Array,
+    *,
+    keep_params: bool = True,
 ) -> TrainState:
     """State before the first update of a policy.
 
     Args:
         model: the policy's network.
-        params: the policy's parameters, without adapters; left as they are, for the reference and
-            as the frozen part of an adapted network.
+        params: the policy's parameters, without adapters.
         optimizer: see `make_optimizer`.
         mesh: on which the parameters lie.
         key: of fresh adapters, if the network has any.
+        keep_params: leaves `params` as they are, for a reference or as the frozen part of an
+            adapted network; else the state takes their buffers, and they are not to be read again.
     """
 
     def start(params: Any, key: jax.Array) -> TrainState:
@@ -67,7 +70,11 @@ def start_training(
         trainable = jax.tree.map(jnp.copy, params) if adapters is None else adapters
         return new_state(trainable, optimizer)
 
-    return jax.jit(start, out_shardings=state_shardings(model, optimizer, mesh))(params, key)
+    jitted = jax.jit(
+        start, out_shardings=state_shardings(model, optimizer, mesh),
+        donate_argnums=() if keep_params else (0,),
+    )
+    return jitted(params, key)
 
 
 def state_shardings(

@@ -34,7 +34,7 @@ from mrt_jax.training.fitting import (
 from mrt_jax.training.loop import Trainer
 from mrt_jax.training.network import check_network, check_on_mesh, make_network, read_optimizer
 from mrt_jax.training.state import TrainState, abstract_state
-from mrt_jax.training.whole_run import first_state, train_to_the_end
+from mrt_jax.training.whole_run import first_state, release, train_to_the_end
 from mrt_jax.training.workdir import check_origin
 
 
@@ -193,11 +193,13 @@ def train_supervised(config: Any, workdir: Path) -> bool:
     def restore_position(meta: dict[str, Any]) -> None:
         if config.lora_rank:  # A checkpoint does not hold what is frozen.
             check_origin(meta.get('policy'), config.policy, workdir)
+        else:
+            release(setup.policy)
         if epochs:
             epochs.restore(meta.get('demonstrations', {}))
 
     trainer = Trainer(
-        begin=lambda: first_state(setup, config),
+        begin=lambda: first_state(setup, config, keep_policy=bool(config.lora_rank)),
         goes_on=lambda done: done < config.num_steps,
         target=abstract_state(setup.model, setup.optimizer, setup.mesh),
         step=step,

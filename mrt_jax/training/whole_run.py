@@ -38,10 +38,17 @@ class Setup(Protocol):
     def optimizer(self) -> optax.GradientTransformation: ...
 
 
-def first_state(setup: Setup, config: Any) -> TrainState:
-    """The state before the first update of `config.seed`."""
-    key = jax.random.key(config.seed)
-    return start_training(setup.model, setup.policy.params, setup.optimizer, setup.mesh, key)
+def first_state(setup: Setup, config: Any, *, keep_policy: bool = True) -> TrainState:
+    """The state before the first update of `config.seed`; see `start_training`."""
+    return start_training(
+        setup.model, setup.policy.params, setup.optimizer, setup.mesh,
+        jax.random.key(config.seed), keep_params=keep_policy,
+    )
+
+
+def release(policy: Policy) -> None:
+    """Frees the memory of the parameters of a policy that nobody reads any more."""
+    jax.tree.map(lambda x: x.delete(), policy.params)
 
 
 def finished_policy(setup: Setup, state: TrainState) -> Policy:
@@ -54,12 +61,22 @@ def loop_config(config: Any) -> LoopConfig:
     """The loop's part of a config.
 
     Raises:
-        InputError: see `LoopConfig`; or the best checkpoint is chosen by what nobody measures.
+        InputError: see `LoopConfig`; or the best checkpoint is chosen by what nobody measures; or
+            the learning rate is 0 before the run ends.
     """
     loop = LoopConfig(
         config.num_steps, config.checkpoint_every, config.keep_checkpoints,
-        config.max_skipped_in_a_row, config.max_kl, config.keep_every, config.keep_best,
+        config.max_skipped_in_a_row * config.get('updates_per_step', 1), config.max_kl,
+        config.keep_every, config.keep_best,
     )
+    schedule = config.optimizer.schedule
+    anew = config.get('fine_tune_from') == 'start'  # With a schedule for each iteration.
+    if config.get('num_sampled_tokens') and schedule != 'constant' and not anew:
+        raise InputError(
+            f'optimizer.schedule={schedule!r} ends at num_steps, and with num_sampled_tokens or '
+            "equal_tokens a run goes on behind that: set optimizer.schedule='constant', or leave "
+            'those out'
+        )
     metric = loop.retention.metric or ''
     if metric.startswith('validation_') and not config.get('evaluate_every'):
         raise InputError(

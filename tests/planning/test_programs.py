@@ -35,6 +35,29 @@ def test_a_step_of_mrt_has_three_programs(programs):
     config = make_config(credit='none')
     names = [p.name for p in compile_step(config, tiny_config(), make_mesh(**MESH))]
     assert names == ['rollouts', 'update']
+    names = [p.name for p in compile_step(
+        make_config(prover='attempts'), tiny_config(), make_mesh(**MESH), ['prover', 'update']
+    )]
+    assert names == ['update']
+
+
+def test_the_prover_is_asked_before_the_first_episode_too(programs):
+    shapes = {leaf.shape for leaf in jax.tree.leaves(programs['prover'].compiled.args_info)}
+    assert (8, 4) in shapes and (8, 3) not in shapes
+
+
+def test_a_reference_stays_beside_every_program(programs):
+    config = make_config(kl_coef=0.1)
+    for program in compile_step(config, tiny_config(), make_mesh(**MESH)):
+        one = programs[program.name]
+        own = one.contents['parameters']
+        assert program.contents['parameters'] == 2 * own
+        assert program.resident_bytes == one.resident_bytes + own
+    [adapted] = compile_step(
+        make_config(kl_coef=0.1, lora_rank=4), tiny_config(), make_mesh(**MESH), ['update']
+    )
+    assert adapted.resident_bytes == 0
+    assert adapted.work.flops < 0.8 * programs['update'].work.flops
 
 
 def test_rollouts_in_dispatches_are_planned():
@@ -121,7 +144,7 @@ def test_shared_prompts_are_read_once(row_tokens, spared_prompts):
     # Each token costs its matrices, and attention to those before it: forwards and twice as much
     # backwards.
     network, spared = tiny_config(), 4 * spared_prompts * 15
-    attention = 4 * network.num_layers * network.num_heads * network.head_width * 15 / 2
+    attention = 4 * network.num_layers * network.num_heads * network.head_width * 16 / 2
     matrices = 2 * (body_params(network) + head_params(network))
     assert whole.work.flops - shared.work.flops == pytest.approx(
         3 * spared * (matrices + attention)

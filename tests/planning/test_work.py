@@ -1,17 +1,22 @@
 """Least work of the programs against sums over every token, and against what XLA counts."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from mrt_jax.models.transformer import Transformer, abstract_params, unembedding
 from mrt_jax.planning.work import (
     Itemsizes,
     Work,
+    attention_flops,
     body_params,
     cache_bytes,
     head_params,
     itemsizes_of,
+    keys_seen,
     prover_work,
     rollout_work,
     update_work,
@@ -71,6 +76,18 @@ def test_a_prover_reads_a_trace_once_for_all_of_its_branches():
     assert many.flops > 10 * few.flops
 
 
+def test_windows_are_seen_as_far_as_they_go():
+    local = dataclasses.replace(CONFIG, sliding_window=4, local_layers=(True, False))
+    by_hand = np.mean([sum(range(1, 11)), sum(min(token, 4) for token in range(1, 11))])
+    assert keys_seen(local, 10) == by_hand
+    assert keys_seen(CONFIG, 10) == 55
+    shape = dict(rows=2, group=1, prompt=64, new=64, itemsizes=SIZES)
+    near, far = (rollout_work(config, **shape).flops for config in (local, CONFIG))
+    assert far - near == pytest.approx(
+        2 * attention_flops(CONFIG, keys_seen(CONFIG, 128) - keys_seen(local, 128))
+    )
+
+
 def test_an_update_is_three_times_the_forward_pass():
     length, model = 128, Transformer(CONFIG)
 
@@ -82,7 +99,8 @@ def test_an_update_is_three_times_the_forward_pass():
     # A network of one layer, as XLA counts the body of a loop once.
     counted = jax.jit(forward).lower(abstract_params(model), tokens).compile().cost_analysis()
     work = update_work(
-        CONFIG, tokens=length, pairs=length**2 / 2, param_itemsize=4, state_bytes=1000
+        CONFIG, tokens=length, pairs=keys_seen(CONFIG, length), param_itemsize=4,
+        state_bytes=1000,
     )
     per_layer = body_params(CONFIG) * (1 - 1 / CONFIG.num_layers)
     assert work.flops / 3 - 2 * length * per_layer == pytest.approx(counted['flops'], rel=0.15)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -277,10 +278,44 @@ def test_non_finite_updates_stop_the_run(policy, tmp_path, monkeypatch):
         return batch.replace(advantages_BT=batch.advantages_BT * float('nan')), metrics
 
     monkeypatch.setattr(reinforcement, 'make_batch', spoilt)
-    with pytest.raises(NonFiniteError, match='the checkpoint of step'):
-        train_policy(small_run(policy, max_skipped_in_a_row=2, checkpoint_every=100), tmp_path)
+    with pytest.raises(NonFiniteError, match='4 updates in a row.*the checkpoint of step'):
+        train_policy(
+            small_run(policy, max_skipped_in_a_row=2, updates_per_step=2, checkpoint_every=100),
+            tmp_path,
+        )
     steps = read_steps(tmp_path)
-    assert [step['skipped'] for step in steps] == [0, 1, 1]
+    assert [step['skipped'] for step in steps] == [0, 2, 2]
+
+
+@pytest.mark.parametrize('kl_coef', [0.0, 0.1])
+def test_the_policy_that_a_run_begins_with_is_kept_only_as_a_reference(
+    policy, tmp_path, monkeypatch, kl_coef
+):
+    begun = []
+
+    def prepare_and_note(config):
+        begun.append(prepare(config))
+        return begun[-1]
+
+    monkeypatch.setattr(reinforcement, 'prepare', prepare_and_note)
+    for steps in (1, 2):
+        assert train_policy(small_run(policy, 'grpo', num_steps=steps, kl_coef=kl_coef), tmp_path)
+    for setup in begun:  # Of a run from its start, and of one that goes on.
+        freed = {leaf.is_deleted() for leaf in jax.tree.leaves(setup.policy.params)}
+        assert freed == {kl_coef == 0}
+
+
+def test_validation_is_of_the_problems_that_there_are(policy):
+    alone = prepare(small_run(policy, prompts_per_step=1))
+    beside_empty_rows = prepare(small_run(policy))
+    beside_empty_rows = dataclasses.replace(
+        beside_empty_rows, validation=beside_empty_rows.validation[:1]
+    )
+    found = [
+        reinforcement.validate(setup, setup.policy.params) for setup in (alone, beside_empty_rows)
+    ]
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+    assert found[0]['validation_response_tokens'] > 0
 
 
 @pytest.mark.parametrize(
@@ -301,6 +336,9 @@ def test_non_finite_updates_stop_the_run(policy, tmp_path, monkeypatch):
         ({'param_dtype': 'bfloat16_products'}, "param_dtype='bfloat16_products' is unknown"),
         ({'remat': 'some'}, "remat='some'.*dots"),
         ({'row_tokens': 40}, 'row_tokens=40 is less than the 5. tokens of the longest trace'),
+        ({'prompts_per_step': 10**6}, 'prompts_per_step=1000000: .* problems to train on'),
+        ({'ratio': 'sequence'}, "ratio='sequence' with credit='episode'"),
+        ({'credit': 'prefix', 'prover_rounds': 2}, "prover_rounds=2 with credit='prefix'"),
     ],
 )
 def test_bad_configs_are_named_before_anything_compiles(policy, changes, message):
