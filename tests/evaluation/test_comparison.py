@@ -219,6 +219,13 @@ def test_a_baseline_that_is_no_arm_is_refused(config, tmp_path):
         compare(other, tmp_path)
 
 
+def test_equal_tokens_need_a_rate_that_goes_on(config, tmp_path):
+    other = config.copy_and_resolve_references()
+    other.optimizer.schedule = 'cosine'
+    with pytest.raises(InputError, match="schedule='cosine' ends at num_steps"):
+        compare(other, tmp_path)
+
+
 def test_several_processes_are_refused(config, tmp_path, monkeypatch):
     monkeypatch.setattr('jax.process_count', lambda: 2)
     with pytest.raises(InputError, match='runs in one process, and there are 2: train its arms'):
