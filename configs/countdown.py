@@ -18,7 +18,7 @@ Outcome reward:
 | dr_grpo | no deviation, sum over tokens |
 | rloo | the mean of the other rollouts as baseline, no deviation |
 | dapo | clips higher, mean over all tokens, groups without signal sampled anew, cut ones masked |
-| gspo | one ratio a sequence, clipped narrowly |
+| gspo | one ratio a sequence, clipped narrowly, two updates a step |
 | length_penalty, length_penalty_arora | with the penalty of Kimi k1.5, or of Arora and Zanette |
 | pass_at_k, maj_at_k | what a rollout adds to pass@4 or maj@4 of its group |
 
@@ -63,7 +63,7 @@ RECIPES = {
     'dapo': {
         'clip_high': 0.28, 'aggregation': 'token', 'dynamic_sampling': 2, 'mask_truncated': True,
     },
-    'gspo': {'ratio': 'sequence', 'clip_low': 3e-4, 'clip_high': 4e-4},
+    'gspo': {'ratio': 'sequence', 'clip_low': 3e-4, 'clip_high': 4e-4, 'updates_per_step': 2},
     'length_penalty': {'length_penalty': 'kimi'},
     'length_penalty_arora': {'length_penalty': 'arora'},
     'pass_at_k': {'aim': 'pass_at_k', 'baseline': 'leave_one_out'},
@@ -158,7 +158,8 @@ def _shared() -> ml_collections.ConfigDict:
     config.max_thinking_tokens = 120  # of a thought, which is then ended by force
     config.max_answer_tokens = 10  # of an answer, the meta-prover's too
     # How tokens are drawn, in training and in evaluation; top_k=0, top_p=1 and min_p=0 are off, see
-    # mrt_jax/sampling/processors.py; temperature=0 takes the most likely token.
+    # mrt_jax/sampling/processors.py; temperature=0 takes the most likely token. Updates, penalties
+    # and entropy are of the policy at that temperature; what the others leave out biases them.
     config.sampling = ml_collections.ConfigDict(
         dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
     )
@@ -206,7 +207,8 @@ def reinforcement(**changes: object) -> ml_collections.ConfigDict:
     # Most answers decoded together on each device, which bounds memory; those of a boundary at
     # least.
     config.prover_rows = 256
-    config.prover_rounds = 1  # 2: half of M everywhere, the rest where neighbours are in doubt
+    # 2: half of M everywhere, the rest where neighbours are in doubt; without common_draws.
+    config.prover_rounds = 1
     # Against the noise of J; experiments/results/variance.md has what each is worth.
     config.common_draws = True  # the boundaries of a trace share their random numbers
     config.shrinkage = 'none'  # of J towards other boundaries: none | trace | group | walk

@@ -91,10 +91,13 @@ def run(
                     ),
                     GAVE_OUT,
                 )
+            if isinstance(error, KeyboardInterrupt):
+                print('interrupted', file=sys.stderr)
+                _leave(INTERRUPTED)
             if not _one_of_several():
                 raise
             traceback.print_exc()
-            _leave(INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1)
+            _leave(1)
 
     app.run(guarded_main, flags_parser=parse)
 

@@ -41,7 +41,6 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FLAGS
     config, workdir = values.config, Path(values.workdir)
     from mrt_jax.training.key_effects import check_effects
-    from mrt_jax.training.provenance import record_start
     from mrt_jax.training.workdir import check_workdir
 
     check_effects(config, config_flags.get_override_values(values['config']))
@@ -51,9 +50,6 @@ def main(argv: Sequence[str]) -> None:
     join_processes(values.coordinator, values.num_processes, values.process_id)
     _keep_compilations(workdir.resolve().parent / '.jax_cache')
     command = f'python -m experiments.train {shlex.join(sys.argv[1:])}'
-    if leads():
-        (workdir / 'config.json').write_text(config.to_json_best_effort(indent=1) + '\n')
-        record_start(config, workdir, command)
     page = run(config, workdir, command)
     if leads():
         print(f'report: {page}' if page else f'stopped; run again to go on: {command}')
@@ -63,12 +59,20 @@ def run(config: Any, workdir: Path, command: str) -> Path | None:
     """Trains, evaluates and reports; None if SIGTERM has stopped it."""
     # Flags are checked before JAX and the data are imported, which takes seconds.
     from mrt_jax.evaluation.comparison import compare, prepare_examination, report_run
+    from mrt_jax.sharding.distributed import leads
     from mrt_jax.training.objectives import train
+    from mrt_jax.training.provenance import record_start
+    from mrt_jax.training.whole_run import write_config
+
+    def accepted() -> None:
+        if leads():  # What is there is of a run that goes on only once nothing has been refused.
+            write_config(config, workdir)
+            record_start(config, workdir, command)
 
     if config.objective == 'compare':
-        return compare(config, workdir, command)
+        return compare(config, workdir, command, accepted)
     prepare_examination(config, workdir)
-    return report_run(config, workdir, command) if train(config, workdir) else None
+    return report_run(config, workdir, command) if train(config, workdir, accepted) else None
 
 
 def _keep_compilations(folder: Path) -> None:

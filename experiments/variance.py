@@ -115,7 +115,9 @@ def measure(config: Any, repeats: int, directions: int) -> dict[str, Any]:
             for purpose, (name, how) in zip(_ASKED, ASKED.items(), strict=True)
         }
         keys_K = jax.random.split(jax.random.fold_in(key, _DIRECTIONS), directions)
-        slopes_KBT = token_slopes(setup.model, params, experience.rollout, keys_K)
+        slopes_KBT = token_slopes(
+            setup.model, params, experience.rollout, keys_K, setup.sampling.scored_at
+        )
     weights_BT = np.asarray(token_weights(experience.rollout.sampled_BT, config.aggregation))
     slopes_KX = (slopes_KBT * weights_BT).reshape(directions, -1)
     return {
@@ -151,7 +153,7 @@ def ask(
 
 
 def token_slopes(
-    model: Transformer, params: Any, rollout: Rollout, keys_K: jax.Array
+    model: Transformer, params: Any, rollout: Rollout, keys_K: jax.Array, temperature: float = 1.0
 ) -> np.ndarray:
     """Slope of each response token's log-probability along `random_direction`s, [K, B, T]."""
     tokens_BS, positions_BS = join_response(
@@ -159,7 +161,9 @@ def token_slopes(
     )
 
     def logprobs(params: Any) -> jax.Array:
-        return next_token_logprobs(model, params, tokens_BS, positions_BS)[0]
+        return next_token_logprobs(
+            model, params, tokens_BS, positions_BS, temperature=temperature
+        )[0]
 
     @jax.jit
     def slopes(keys_K: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """Algorithms side by side: each trained with every seed, all evaluated on the same problems."""
 
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -27,6 +28,8 @@ from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.tasks.task import Problem, get_task
 from mrt_jax.training.arms import arm_config
 from mrt_jax.training.objectives import check_config, train
+from mrt_jax.training.rl_setup import read_sampling
+from mrt_jax.training.whole_run import Accepted, nothing, write_config
 
 WARM_START = 'warm start'
 TRAINED = 'trained'
@@ -154,6 +157,8 @@ class Examination:
         """What traces depend on besides the seed; budgets are applied to them later."""
         settings = self.config.evaluation.to_dict()
         del settings['budgets'], settings['batch_rows']
+        sampling = dataclasses.asdict(self.sampling)
+        del sampling['scored_at']  # Traces keep no log-probabilities.
         return {
             'task': self.config.task,
             'termination': self.config.termination,
@@ -161,7 +166,7 @@ class Examination:
             'start': self.config.policy,
             'step': step,
             'budget': dataclasses.asdict(self.budget),
-            'sampling': dataclasses.asdict(self.sampling),
+            'sampling': sampling,
             'dtype': self.config.compute_dtype,
             **settings,
         }
@@ -171,10 +176,20 @@ def prepare_examination(config: Any, workdir: Path) -> Examination:
     """Reads the test split.
 
     Raises:
-        InputError: it has fewer problems than the config asks for.
+        InputError: it has fewer problems than the config asks for, or the config's `evaluation`
+            cannot be.
     """
+    settings = config.evaluation
+    for name in ('num_samples', 'branches', 'max_boundaries', 'batch_rows'):
+        if settings[name] < 1:
+            raise InputError(f'evaluation.{name}={settings[name]} must be at least 1')
+    budgets = list(settings.budgets)
+    if not budgets or budgets[0] < 1 or budgets != sorted(set(budgets)):
+        raise InputError(
+            f'evaluation.budgets={tuple(budgets)} must be increasing numbers of tokens above 0'
+        )
     problems = get_task(config.task).problems('test')
-    count = config.evaluation.num_problems
+    count = settings.num_problems
     if not 1 <= count <= len(problems):
         raise InputError(
             f'evaluation.num_problems={count}: the test split of {config.task} has '
@@ -185,12 +200,14 @@ def prepare_examination(config: Any, workdir: Path) -> Examination:
         config=config,
         problems=[problems[i] for i in range(count)],
         budget=Budget(config.max_thinking_tokens, config.max_answer_tokens),
-        sampling=SamplingConfig(**config.sampling),
+        sampling=read_sampling(config),
         mesh=make_mesh(**config.mesh),
     )
 
 
-def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
+def compare(
+    config: Any, workdir: Path, note: str = '', accepted: Accepted = nothing
+) -> Path | None:
     """Trains every arm with every seed and writes the report; goes on where it was stopped.
 
     With `config.equal_tokens`, arms that have sampled less than nine tenths of the tokens of the
@@ -203,6 +220,7 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
         workdir: each run in `runs/ARM-SEED`, each evaluation in `evaluations/`, the report in
             `report/`.
         note: shown on the page, for example the command.
+        accepted: called when the config has been checked for all arms.
 
     Returns:
         Path of the page; None if SIGTERM has stopped a run.
@@ -231,6 +249,7 @@ def compare(config: Any, workdir: Path, note: str = '') -> Path | None:
             checked.num_sampled_tokens = 1  # As many as another arm, which only that will tell.
         check_config(checked)
     examination = prepare_examination(config, workdir)
+    accepted()
     warm = [examination.sit(config.policy, WARM_START, seed, 0) for seed in config.seeds]
     results: dict[str, Contestant] = {WARM_START: Contestant(warm, [])}
     for arm in config.arms:
@@ -271,10 +290,9 @@ def _train(config: Any, workdir: Path, arm: str, seed: int) -> bool:
     """Trains one arm with one seed, or goes on; False if SIGTERM has stopped it."""
     folder = _run_folder(workdir, arm, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'config.json').write_text(config.to_json_best_effort(indent=1) + '\n')
     tokens = config.num_sampled_tokens
     _say(f'training {arm}, seed {seed}' + (f', to {tokens:,} sampled tokens' if tokens else ''))
-    return train(config, folder)
+    return train(config, folder, functools.partial(write_config, config, folder))
 
 
 def _contestant(

@@ -13,8 +13,9 @@ def boundaries_in_doubt(success_BE: jax.Array, mask_BE: jax.Array) -> jax.Array:
     the odd ones; even ones are compared with even ones only. So whether a boundary is asked again
     depends on answers of the others only, never on its own, and the mean of all its answers has
     the expectation J. (Asking again where a boundary's own answers differ would not: answers that
-    happen to agree would be kept, those that happen to differ diluted.) Boundaries without doubt
-    are left alone, and so is the only one of a trace.
+    happen to agree would be kept, those that happen to differ diluted.) Answers of different
+    boundaries must be drawn with random numbers of their own. Boundaries without doubt are left
+    alone, and so is the only one of a trace.
 
     Args:
         success_BE: J by the first answers, the empty prefix first.

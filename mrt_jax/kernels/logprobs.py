@@ -34,8 +34,9 @@ def token_logprobs(
     chunk: int | None = None,
     parts: int = 1,
     product_dtype: str | None = None,
+    temperature: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Natural log-probability of each target and entropy of its distribution, at temperature 1.
+    """Natural log-probability of each target and entropy of its distribution, at a temperature.
 
     Logits exist for a window of columns at a time, forwards and backwards: the backward pass
     computes them again. Windows hold all rows, so rows that lie on different devices stay there.
@@ -51,6 +52,7 @@ def token_logprobs(
         parts: on different devices, that the rows lie in.
         product_dtype: what operands of products are rounded to, see `kernels.products`; None for
             the hidden states' dtype.
+        temperature: capped logits are divided by it.
 
     Returns:
         logprobs_BT, entropies_BT: float32.
@@ -76,7 +78,7 @@ def token_logprobs(
     def score(
         carry: None, window: tuple[jax.Array, jax.Array]
     ) -> tuple[None, tuple[jax.Array, jax.Array]]:
-        scored = _score(cap, kernel_DV, rounded, *window)
+        scored = _score((cap, temperature), kernel_DV, rounded, *window)
         return carry, cast('tuple[jax.Array, jax.Array]', scored)
 
     _, scored = jax.lax.scan(score, None, (windows(hidden_BTD), windows(targets_BT)))
@@ -88,20 +90,28 @@ def token_logprobs(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _score(
-    cap: float | None,
+    bend: tuple[float | None, float],
     kernel_DV: jax.Array,
     rounded: _Rounded | None,
     hidden_BWD: jax.Array,
     targets_BW: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """`token_logprobs` of one window; the derivative is that of the kernel, rounded or not."""
-    scored, _ = _score_forward(cap, kernel_DV, rounded, hidden_BWD, targets_BW)
+    """`token_logprobs` of one window; the derivative is that of the kernel, rounded or not.
+
+    Args:
+        bend: cap and temperature.
+    """
+    scored, _ = _score_forward(bend, kernel_DV, rounded, hidden_BWD, targets_BW)
     return scored
 
 
 def _logits(
-    cap: float | None, kernel_DV: jax.Array, rounded: _Rounded | None, hidden_BWD: jax.Array
+    bend: tuple[float | None, float],
+    kernel_DV: jax.Array,
+    rounded: _Rounded | None,
+    hidden_BWD: jax.Array,
 ) -> jax.Array:
+    cap, temperature = bend
     if rounded is None:
         logits_BWV = jnp.dot(hidden_BWD, kernel_DV, preferred_element_type=jnp.float32)
     else:
@@ -110,7 +120,7 @@ def _logits(
             round_operand(hidden_ND, rounded.kernel_DV.dtype.name), rounded.kernel_DV
         )
         logits_BWV = logits_NV.reshape(*hidden_BWD.shape[:-1], -1)
-    return soft_cap(logits_BWV, cap)
+    return soft_cap(logits_BWV, cap) / temperature
 
 
 def _sum_both(x_BWV: jax.Array, y_BWV: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -133,13 +143,13 @@ def _sum_both(x_BWV: jax.Array, y_BWV: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 def _score_forward(
-    cap: float | None,
+    bend: tuple[float | None, float],
     kernel_DV: jax.Array,
     rounded: _Rounded | None,
     hidden_BWD: jax.Array,
     targets_BW: jax.Array,
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
-    logits_BWV = _logits(cap, kernel_DV, rounded, hidden_BWD)
+    logits_BWV = _logits(bend, kernel_DV, rounded, hidden_BWD)
     highest_BW1 = logits_BWV.max(axis=-1, keepdims=True)
     below_BWV = logits_BWV - highest_BW1
     weights_BWV = jnp.exp(below_BWV)
@@ -153,7 +163,9 @@ def _score_forward(
 
 
 def _score_backward(
-    cap: float | None, kept: tuple[Any, ...], gradients: tuple[jax.Array, jax.Array]
+    bend: tuple[float | None, float],
+    kept: tuple[Any, ...],
+    gradients: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, None, jax.Array, None]:
     """In closed form: with z the logits, p their distribution and H its entropy,
 
@@ -161,14 +173,16 @@ def _score_backward(
     """
     kernel_DV, rounded, hidden_BWD, targets_BW, highest_BW1, logarithm_BW, entropies_BW = kept
     of_logprob_BW1, of_entropy_BW1 = (gradient[..., None] for gradient in gradients)
-    logits_BWV = _logits(cap, kernel_DV, rounded, hidden_BWD)
+    cap, temperature = bend
+    logits_BWV = _logits(bend, kernel_DV, rounded, hidden_BWD)
     logprobs_BWV = (logits_BWV - highest_BW1) - logarithm_BW[..., None]
     surplus_BWV = of_logprob_BW1 + of_entropy_BW1 * (logprobs_BWV + entropies_BW[..., None])
     is_target_BWV = jnp.arange(kernel_DV.shape[1]) == targets_BW[..., None]
     of_logits_BWV = jnp.where(is_target_BWV, of_logprob_BW1, 0)
     of_logits_BWV -= jnp.exp(logprobs_BWV) * surplus_BWV
     if cap is not None:
-        of_logits_BWV *= 1 - jnp.square(logits_BWV / cap)
+        of_logits_BWV *= 1 - jnp.square(logits_BWV * temperature / cap)
+    of_logits_BWV /= temperature
     if rounded is None:
         of_logits_BWV = of_logits_BWV.astype(hidden_BWD.dtype)
         of_kernel_DV = jnp.einsum(

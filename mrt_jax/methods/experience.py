@@ -262,11 +262,31 @@ def group_prompts(
     """Each problem's prompt on `group_size` rows, and the rows' answers.
 
     Rows beyond `len(problems) * group_size` are empty and fill up the batch.
+
+    Raises:
+        InputError: see `read_prompts`.
     """
-    prompts = [reader.prompt_tokens(problem) for problem in problems for _ in range(group_size)]
+    read = read_prompts(reader, problems, slots)
+    prompts = [prompt for prompt in read for _ in range(group_size)]
     prompts += [[]] * (rows - len(prompts))
     batch = encode_prompts(prompts, slots, reader.tokenizer.pad_id)
     return batch, row_answers(problems, group_size)
+
+
+def read_prompts(reader: Reader, problems: Sequence[Problem], slots: int) -> list[list[int]]:
+    """Token ids of each problem's prompt.
+
+    Raises:
+        InputError: a prompt has more tokens than there are slots.
+    """
+    prompts = [reader.prompt_tokens(problem) for problem in problems]
+    for problem, prompt in zip(problems, prompts, strict=True):
+        if len(prompt) > slots:
+            raise InputError(
+                f'problem {problem.id!r} has a prompt of {len(prompt)} tokens, and prompts are '
+                f'never cut: raise max_prompt_tokens={slots}, or leave it out'
+            )
+    return prompts
 
 
 def row_answers(problems: Sequence[Problem], group_size: int) -> list[Any]:

@@ -26,6 +26,7 @@ from mrt_jax.models.config import ModelConfig
 from mrt_jax.models.logical_axes import axis_in_use
 
 KERNELS = ('plain', 'splash', 'cudnn')
+_WIDEST_HEAD = 128  # That cuDNN takes everywhere.
 ROW_MULTIPLE = 128  # Tokens on a device of a row that a kernel takes, see `takes`.
 
 
@@ -46,8 +47,9 @@ def fitting_kernels(
 ) -> tuple[str, ...]:
     """The kernels that run on a backend, by its name, for a network; 'plain' is the last.
 
-    cuDNN takes half precision only and caps no scores, and its queries begin where its keys do; so
-    float32, networks that cap (Gemma 2) and split tokens have 'plain' alone on GPU.
+    cuDNN takes half precision only and caps no scores, its queries begin where its keys do, and its
+    heads are multiples of 8 wide, up to 128 on GPUs before Hopper; so float32, networks that cap
+    (Gemma 2), split tokens and other heads (Gemma 3) have 'plain' alone on GPU.
 
     Args:
         platform: the backend's name.
@@ -60,7 +62,8 @@ def fitting_kernels(
         'splash': platform == 'tpu' and not parents,
         'cudnn': (
             platform == 'gpu' and dtype == 'bfloat16' and config.attention_cap is None
-            and not tokens_split
+            and not tokens_split and config.head_width % 8 == 0
+            and config.head_width <= _WIDEST_HEAD
         ),
         'plain': True,
     }

@@ -28,7 +28,6 @@ from mrt_jax.planning.work import (
 from mrt_jax.sampling import dispatches, sampler
 from mrt_jax.sampling.fork import prove_branches, same_termination
 from mrt_jax.sampling.phases import Budget, Terminals
-from mrt_jax.sampling.processors import SamplingConfig
 from mrt_jax.sampling.sampler import PromptBatch, response_slots, sample_rollouts, stage_ends
 from mrt_jax.sharding.mesh import make_mesh, validate_mesh
 from mrt_jax.sharding.rules import (
@@ -44,6 +43,7 @@ from mrt_jax.training.objective import UpdateBatch, policy_loss
 from mrt_jax.training.rl_setup import (
     optimizer_of,
     read_objective,
+    read_sampling,
     rows_of_update,
     sequences_of_update,
 )
@@ -174,7 +174,7 @@ def _compile_rollouts(
         terminals,
     )
     options = dict(
-        budget=budget, sampling=SamplingConfig(**config.sampling), group_size=config.group_size
+        budget=budget, sampling=read_sampling(config), group_size=config.group_size
     )
     compile_them = _compile_dispatches if config.judge_every else _compile_at_once
     compiled, reads_copy, caches, seconds = compile_them(model, mesh, arguments, options)
@@ -266,7 +266,7 @@ def _compile_prover(
     compiled, seconds = _compile(
         mesh, SAMPLING_RULES, prove_branches, model, placed_params(model, mesh), caches, *by_row,
         Terminals(eos_ids=(0,)), branches=config.branches,
-        max_answer_tokens=config.max_answer_tokens, sampling=SamplingConfig(**config.sampling),
+        max_answer_tokens=config.max_answer_tokens, sampling=read_sampling(config),
         tile_rows=config.prover_rows,
     )
     work = prover_work(
@@ -287,6 +287,7 @@ def _compile_update(config: Any, model: Transformer, mesh: Mesh, rows: int) -> P
     update = make_update(
         model, optimizer, policy_loss(read_objective(config)), mesh, rows=update_rows,
         microbatch_rows=config.microbatch_rows,
+        temperature=read_sampling(config).scored_at,
     )
     shape = update_rows, config.row_tokens
     integers = jax.ShapeDtypeStruct(shape, jnp.int32)

@@ -27,8 +27,10 @@ ADAPTER_FILE = 'adapter_model.safetensors'
 # What PEFT can ask for and `models.lora` does not compute; true or not empty is refused.
 _UNSUPPORTED = (
     'use_dora', 'use_rslora', 'fan_in_fan_out', 'rank_pattern', 'alpha_pattern', 'modules_to_save',
-    'layers_to_transform',
+    'layers_to_transform', 'layer_replication',
 )
+# Others, such as pissa, leave a residual in the policy's own matrices.
+_INITS = (True, False, None, 'gaussian')
 
 
 def is_adapter_folder(folder: Path) -> bool:
@@ -51,6 +53,12 @@ def adapted_policy(folder: Path) -> str:
     for key in _UNSUPPORTED:
         if settings.get(key):
             raise InputError(f'{file}: {key} {settings[key]!r} is not supported')
+    init = settings.get('init_lora_weights')
+    if init not in _INITS:
+        raise InputError(
+            f'{file}: init_lora_weights {init!r} is not supported: it changes the policy that is '
+            'adapted; merge the adapters with the library that trained them'
+        )
     base = settings.get('base_model_name_or_path')
     if not isinstance(base, str) or not base:
         raise InputError(f"{file}: 'base_model_name_or_path' must name the policy that is adapted")

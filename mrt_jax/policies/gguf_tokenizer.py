@@ -81,7 +81,8 @@ def gguf_tokenizer(file: GGUFFile) -> JsonTokenizer:
             added = AddedToken(token, special=kind == _CONTROL, normalized=False)
             backend.add_special_tokens([added]) if added.special else backend.add_tokens([added])
     settings: dict[str, object] = {
-        'add_bos_token': file.value('tokenizer.ggml.add_bos_token', bool, False)
+        # Llama 3's files leave it out, and llama.cpp then adds one.
+        'add_bos_token': file.value('tokenizer.ggml.add_bos_token', bool, pre == 'llama-bpe')
     }
     for role, name in _ROLES.items():
         i = file.value(f'tokenizer.ggml.{name}_token_id', int, -1)

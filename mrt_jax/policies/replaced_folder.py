@@ -9,18 +9,23 @@ from pathlib import Path
 
 from mrt_jax.errors import InputError
 
+_OF_RUNS = ('metrics.jsonl', 'provenance.json')
+
 
 @contextlib.contextmanager
 def replaced_folder(folder: Path, marker: str) -> Iterator[Path]:
     """Gives a new folder beside `folder` to fill, and puts it in its place when filled.
 
     Raises:
-        InputError: it cannot be written, or holds something without the file `marker`.
+        InputError: it cannot be written, or holds something without the file `marker`, or beside
+            it what no policy has: a folder, or what runs write.
     """
     folder = folder.absolute()
     if folder.exists() and not folder.is_dir():
         raise InputError(f'{folder}: is a file, so no policy folder can be written there')
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
+    inside = list(folder.iterdir()) if folder.is_dir() else []
+    others = [entry for entry in inside if entry.is_dir() or entry.name in _OF_RUNS]
+    if others or (inside and not (folder / marker).is_file()):
         raise InputError(
             f'{folder}: holds something other than a policy, which would be lost: give another '
             'folder or empty this one'

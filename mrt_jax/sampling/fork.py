@@ -58,7 +58,7 @@ class Branches:
 
     Attributes:
         tokens_BEMA: int32, the termination text, then the answer, then padding.
-        logprobs_BEMA: float32, natural log-probability at temperature 1; 0 where not sampled.
+        logprobs_BEMA: float32, natural log-probability, see `sample_tokens`; 0 where not sampled.
         sampled_BEMA: bool, drawn from the policy: neither termination text nor padding.
         lengths_BEM: int32, tokens of termination text and answer; 0 at masked boundaries.
         ended_BEM: bool, the answer ended by itself rather than cut by its budget.

@@ -1,7 +1,7 @@
 """From logits to tokens: temperature, top-k, top-p, min-p, and one uniform number a row."""
 
+import dataclasses
 import math
-from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ _MASKED = -jnp.inf
 _BLOCK = 128  # ids a block of the two-level inverse distribution function
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class SamplingConfig:
     """How the next token is drawn. Hashable, so a jitted sampler takes it as a static argument.
 
@@ -24,12 +24,16 @@ class SamplingConfig:
             arXiv 1904.09751), 1 all. Ties with the last one kept are kept.
         min_p: keeps tokens at least min_p times as likely as the most likely one (Nguyen et al.,
             arXiv 2407.01082), 0 all.
+        scored_at: the temperature at which log-probabilities of what is drawn are told: 1, the
+            policy itself. A policy gradient needs those of what it samples from, see
+            `for_training`.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    scored_at: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float('inf'):
@@ -40,6 +44,17 @@ class SamplingConfig:
             raise ValueError(f'top_p must lie in (0, 1], got {self.top_p}')
         if not 0 <= self.min_p <= 1:
             raise ValueError(f'min_p must lie in [0, 1], got {self.min_p}')
+        if not 0 < self.scored_at < float('inf'):
+            raise ValueError(f'scored_at must be finite and above 0, got {self.scored_at}')
+
+    def for_training(self) -> 'SamplingConfig':
+        """Log-probabilities at the temperature of sampling; those of the policy itself at 0.
+
+        With samples of pi_T, the score of pi_1 is no score: its mean under pi_T is not 0, so that
+        a constant advantage would move the policy. What top_k, top_p and min_p leave out is not
+        accounted for.
+        """
+        return dataclasses.replace(self, scored_at=self.temperature or 1.0)
 
 
 def process_logits(logits_BV: jax.Array, sampling: SamplingConfig) -> jax.Array:
@@ -75,13 +90,15 @@ def sample_tokens(
 
     Returns:
         tokens_B: int32.
-        logprobs_B: float32, natural log-probability of the token under the policy itself, at
-            temperature 1 and before any processor: what a policy gradient needs.
+        logprobs_B: float32, natural log-probability of the token under the policy at the
+            temperature `scored_at`, before any other processor.
     """
     if sampling.temperature == 0:
         tokens_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     else:
         tokens_B = _invert_distribution(process_logits(logits_BV, sampling), uniforms_B)
+    if sampling.scored_at != 1:
+        logits_BV = logits_BV / sampling.scored_at
     chosen_B = jnp.take_along_axis(logits_BV, tokens_B[:, None], axis=-1)[:, 0]
     best_B = logits_BV.max(axis=-1)
     return tokens_B, chosen_B - best_B - jnp.log(_exponentials(logits_BV).sum(axis=-1))

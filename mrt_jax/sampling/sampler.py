@@ -66,7 +66,7 @@ class Rollout:
         prompt_tokens_BP: int32, padded on the left.
         prompt_lengths_B: int32.
         tokens_BT: int32, the response, its end-of-sequence token included; padded after its end.
-        logprobs_BT: float32, natural log-probability at temperature 1; 0 where not sampled.
+        logprobs_BT: float32, natural log-probability, see `sample_tokens`; 0 where not sampled.
         sampled_BT: bool, drawn from the policy: neither forced text nor padding.
         lengths_B: int32, response tokens.
         thought_closed_B: int32, tokens of the thought: up to and including the token that completes

@@ -142,6 +142,7 @@ CONDITIONS: Mapping[str, Mapping[str, tuple[Condition, ...]]] = {
         'prover_rows': (_ASKS_PROVER,),
         'prover_sequences': (_TRAINS_PROVER,),
         'length_penalty_weight': (_PENALISES_LENGTH,),
+        'ratio': (_MOVES_AWAY,),
         'clip_low': (_MOVES_AWAY,),
         'clip_high': (_MOVES_AWAY,),
         'mismatch.bound': (_WEIGHS_MISMATCH,),

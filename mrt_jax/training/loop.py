@@ -79,6 +79,9 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if not self.max_kl >= 0:
             raise InputError(f'max_kl={self.max_kl} must be at least 0; 0 is no bound')
+        for name in ('num_steps', 'max_skipped_in_a_row'):
+            if getattr(self, name) < 1:
+                raise InputError(f'{name}={getattr(self, name)} must be at least 1')
         check_every(self.checkpoint_every, self.retention)
 
     @property
@@ -87,8 +90,16 @@ class LoopConfig:
         return Retention(self.keep_checkpoints, self.keep_every, self.keep_best)
 
 
-def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState | None:
+def run_loop(
+    trainer: Trainer, config: LoopConfig, workdir: Path, accepted: Callable[[], None] = lambda: None
+) -> TrainState | None:
     """Trains to the last step, from the newest checkpoint in the workdir if there is one.
+
+    Args:
+        trainer: what a step is.
+        config: when to save and stop.
+        workdir: where everything is written.
+        accepted: called when nothing is left to be refused, before the first step.
 
     Returns:
         The state after the last step; None if SIGTERM asked to stop before, after saving.
@@ -102,11 +113,15 @@ def run_loop(trainer: Trainer, config: LoopConfig, workdir: Path) -> TrainState 
         workdir / 'checkpoints', every=config.checkpoint_every, keep=config.retention
     )
     with keeping(workdir, store.newest), store:
-        return _run(trainer, config, workdir, store)
+        return _run(trainer, config, workdir, store, accepted)
 
 
 def _run(
-    trainer: Trainer, config: LoopConfig, workdir: Path, store: CheckpointStore
+    trainer: Trainer,
+    config: LoopConfig,
+    workdir: Path,
+    store: CheckpointStore,
+    accepted: Callable[[], None],
 ) -> TrainState | None:
     """See `run_loop`."""
     restored = store.restore_latest(trainer.target)
@@ -120,6 +135,7 @@ def _run(
             trainer.restore_arrays(store.restore_arrays(restored.step))
         if leads():
             print(f'going on from step {done} of {workdir}', file=sys.stderr)
+    accepted()
     saved, metrics = done, {}
 
     def save() -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from mrt_jax.errors import InputError
 from mrt_jax.training import reinforcement, rl_setup, star, supervised
-from mrt_jax.training.whole_run import Setup, loop_config
+from mrt_jax.training.whole_run import Accepted, Setup, loop_config, nothing
 
 
 class Kind(NamedTuple):
@@ -16,16 +16,18 @@ class Kind(NamedTuple):
         prepare: checks a config before anything is compiled and returns what a run fixes; raises
             InputError.
         train: runs it in a workdir, or goes on there; False if SIGTERM has stopped it.
+        own_key: a key that its configs have.
     """
 
     prepare: Callable[[Any], Setup]
-    train: Callable[[Any, Path], bool]
+    train: Callable[[Any, Path, Accepted], bool]
+    own_key: str
 
 
 KINDS = {
-    'rl': Kind(rl_setup.prepare, reinforcement.train_policy),
-    'sft': Kind(supervised.prepare, supervised.train_supervised),
-    'star': Kind(star.prepare, star.train_star),
+    'rl': Kind(rl_setup.prepare, reinforcement.train_policy, 'credit'),
+    'sft': Kind(supervised.prepare, supervised.train_supervised, 'rows_per_step'),
+    'star': Kind(star.prepare, star.train_star, 'selection'),
 }
 
 
@@ -40,8 +42,10 @@ def check_config(config: Any) -> None:
     kind.prepare(config)
 
 
-def train(config: Any, workdir: Path) -> bool:
+def train(config: Any, workdir: Path, accepted: Accepted = nothing) -> bool:
     """Trains what the config describes and writes the policy to `workdir/policy`.
+
+    `accepted` is called when the config, the policy and the checkpoint, if there is one, have been.
 
     Returns:
         Whether the last step was reached; else SIGTERM has stopped the run, which can go on.
@@ -52,7 +56,7 @@ def train(config: Any, workdir: Path) -> bool:
     """
     kind = _kind(config)
     loop_config(config)  # Before a policy is read.
-    return kind.train(config, workdir)
+    return kind.train(config, workdir, accepted)
 
 
 def _kind(config: Any) -> Kind:
@@ -60,4 +64,10 @@ def _kind(config: Any) -> Kind:
         raise InputError(
             f'objective={config.objective!r} is unknown; known: {", ".join(KINDS)}, compare'
         )
-    return KINDS[config.objective]
+    kind = KINDS[config.objective]
+    if kind.own_key not in config:
+        raise InputError(
+            f'objective={config.objective!r} needs keys such as {kind.own_key}, which this config '
+            'lacks: take a variant of that kind of training'
+        )
+    return kind

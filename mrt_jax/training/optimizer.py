@@ -1,6 +1,7 @@
 """The optimiser, an optax chain from a config."""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -38,10 +39,16 @@ class OptimizerConfig:
             raise InputError(
                 f'optimizer.schedule={self.schedule!r} is unknown; known: {", ".join(SCHEDULES)}'
             )
-        if self.learning_rate <= 0 or self.clip_norm <= 0:
-            raise InputError('optimizer.learning_rate and optimizer.clip_norm must be above 0')
-        if self.warmup_steps < 0 or self.weight_decay < 0:
-            raise InputError('optimizer.warmup_steps and optimizer.weight_decay must be at least 0')
+        if not (0 < self.learning_rate < math.inf and self.clip_norm > 0):
+            raise InputError(
+                f'optimizer.learning_rate={self.learning_rate} and optimizer.clip_norm='
+                f'{self.clip_norm} must be numbers above 0'
+            )
+        if not (self.warmup_steps >= 0 and 0 <= self.weight_decay < math.inf):
+            raise InputError(
+                f'optimizer.warmup_steps={self.warmup_steps} and optimizer.weight_decay='
+                f'{self.weight_decay} must be numbers of at least 0'
+            )
         if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
             raise InputError('optimizer.b1 and optimizer.b2 must lie in [0, 1)')
 

@@ -1,7 +1,8 @@
-"""SIGTERM as a request to save and stop, not as the end."""
+"""SIGTERM, and Ctrl-C, as a request to save and stop, not as the end."""
 
 import contextlib
 import signal
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -12,7 +13,7 @@ class StopRequest:
     """Whether the run has been asked to stop.
 
     Attributes:
-        asked: SIGTERM has arrived; of several processes it tells nothing.
+        asked: a signal has arrived; of several processes it tells nothing.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def catch_sigterm() -> Iterator[StopRequest]:
-    """Within it, SIGTERM is a request to stop; afterwards it acts as before.
+    """Within it, SIGTERM and a first SIGINT are requests to stop; afterwards they act as before.
 
     Of several processes: within it and since they have joined; afterwards SIGTERM ends a process.
     """
@@ -45,9 +46,16 @@ def catch_sigterm() -> Iterator[StopRequest]:
 
     def ask(signal_number: int, frame: object) -> None:
         request.asked = True
+        if signal_number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])  # A second one ends it at once.
+            print('\nstopping behind this step; again to end at once', file=sys.stderr)
 
-    before = signal.signal(signal.SIGTERM, ask)
+    before = {
+        number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield request
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

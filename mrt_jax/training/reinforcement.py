@@ -26,11 +26,17 @@ from mrt_jax.training.rl_setup import Setup, prepare
 from mrt_jax.training.rollouts import judge_and_prove, sample_traces, step_key
 from mrt_jax.training.state import TrainState, abstract_state
 from mrt_jax.training.update import make_scorer, make_update
-from mrt_jax.training.whole_run import first_state, release, train_to_the_end
-from mrt_jax.training.workdir import check_origin
+from mrt_jax.training.whole_run import (
+    Accepted,
+    first_state,
+    nothing,
+    release,
+    train_to_the_end,
+)
+from mrt_jax.training.workdir import check_origin, origin_of
 
 
-def train_policy(config: Any, workdir: Path) -> bool:
+def train_policy(config: Any, workdir: Path, accepted: Accepted = nothing) -> bool:
     """Trains the policy that a config names and writes it to `workdir/policy`.
 
     Returns:
@@ -44,17 +50,20 @@ def train_policy(config: Any, workdir: Path) -> bool:
     model = with_measured_kernel(setup.model, config, setup.mesh, workdir)
     setup = dataclasses.replace(setup, model=model)
     optimizer = setup.optimizer
-    shape = {'rows': setup.update_rows, 'microbatch_rows': config.microbatch_rows}
+    how = {
+        'rows': setup.update_rows, 'microbatch_rows': config.microbatch_rows,
+        'temperature': setup.sampling.scored_at,
+    }
     update = make_update(
-        setup.model, optimizer, policy_loss(setup.objective), setup.mesh, **shape
+        setup.model, optimizer, policy_loss(setup.objective), setup.mesh, **how
     )
     reference = None
     if config.kl_coef:
-        scorer = make_scorer(setup.model.clone(lora_rank=0), setup.mesh, **shape)
+        scorer = make_scorer(setup.model.clone(lora_rank=0), setup.mesh, **how)
         reference = functools.partial(scorer, setup.policy.params)
     own_logprobs = None
     if config.mismatch.level != 'none':
-        own_logprobs = make_scorer(setup.model, setup.mesh, **shape)
+        own_logprobs = make_scorer(setup.model, setup.mesh, **how)
     frozen = setup.policy.params if config.lora_rank else {}
     keep_policy = bool(frozen or reference)
     batches = ProblemIterator(setup.problems, config.prompts_per_step, config.seed)
@@ -117,15 +126,13 @@ def train_policy(config: Any, workdir: Path) -> bool:
 
     def position() -> dict[str, Any]:
         return {
-            'seed': config.seed, 'policy': config.policy, 'data': batches.state(),
+            **origin_of(config), 'seed': config.seed, 'data': batches.state(),
             'totals': dict(totals),
         }
 
     def restore_position(meta: dict[str, Any]) -> None:
-        # A checkpoint does not hold what is frozen, nor the reference.
-        if keep_policy:
-            check_origin(meta['policy'], config.policy, workdir)
-        else:
+        check_origin(meta, config, workdir)
+        if not keep_policy:
             release(setup.policy)
         batches.restore(meta['data'])
         totals.update(meta['totals'])
@@ -141,7 +148,7 @@ def train_policy(config: Any, workdir: Path) -> bool:
         restore_position=restore_position,
         shown=('reward', 'regret', 'progress', 'response_tokens', 'entropy', 'tokens_per_second'),
     )
-    return train_to_the_end(setup, config, trainer, workdir)
+    return train_to_the_end(setup, config, trainer, workdir, accepted)
 
 
 def validate(setup: Setup, params: Any) -> dict[str, Any]:

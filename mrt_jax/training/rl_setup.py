@@ -12,7 +12,7 @@ from mrt_jax.errors import InputError
 from mrt_jax.kernels.episodes import TokenWindows
 from mrt_jax.kernels.mismatch import BOUNDS, LEVELS
 from mrt_jax.methods.credit import EPISODE_CREDITS, CreditConfig
-from mrt_jax.methods.experience import Reader, reader_of
+from mrt_jax.methods.experience import Reader, read_prompts, reader_of
 from mrt_jax.methods.packing import rows_needed
 from mrt_jax.models.transformer import Transformer
 from mrt_jax.policies.load import load_policy
@@ -125,6 +125,18 @@ def read_credit(config: Any) -> CreditConfig:
     return CreditConfig(**_named(CreditConfig, config))
 
 
+def read_sampling(config: Any) -> SamplingConfig:
+    """How a config's rollouts are drawn and scored.
+
+    Raises:
+        InputError: see `SamplingConfig`.
+    """
+    try:
+        return SamplingConfig(**config.sampling).for_training()
+    except ValueError as error:
+        raise InputError(f'sampling: {error}') from error
+
+
 def _named(settings: type, config: Any) -> dict[str, Any]:
     """A config's values of a dataclass's fields, which have the same names."""
     return {field.name: config[field.name] for field in dataclasses.fields(settings)}
@@ -158,14 +170,12 @@ def prepare(config: Any) -> Setup:
                  'max_boundaries', 'updates_per_step', 'microbatch_rows', 'max_thinking_tokens',
                  'max_answer_tokens', 'refresh_prefixes_every'):
         _check_positive(config, name)
-    if config.show_every < 0:
-        raise InputError(f'show_every={config.show_every} must be at least 0; 0 is never')
+    for name in ('show_every', 'evaluate_every'):
+        if config[name] < 0:
+            raise InputError(f'{name}={config[name]} must be at least 0; 0 is never')
     _check_method(config)
     rows = config.prompts_per_step * config.group_size
-    try:
-        sampling = SamplingConfig(**config.sampling)
-    except ValueError as error:
-        raise InputError(f'sampling: {error}') from error
+    sampling = read_sampling(config)
     check_network(config)
     check_on_mesh(config, mesh)
     policy = load_policy(config.policy, mesh, config.param_dtype)
@@ -219,6 +229,8 @@ def prepare(config: Any) -> Setup:
             f'prompts_per_step={config.prompts_per_step}: task={config.task!r} has '
             f'{len(setup.problems)} problems to train on; lower it'
         )
+    some = [*setup.validation, *(setup.problems[i] for i in range(config.prompts_per_step))]
+    read_prompts(setup.reader, some, config.max_prompt_tokens)
     needed, context = setup.full_budget, policy.config.max_positions
     if needed > context:
         raise InputError(
@@ -247,10 +259,24 @@ def _check_method(config: Any) -> None:
                 f'{config.max_boundaries} the number of windows in max_thinking_tokens='
                 f'{config.max_thinking_tokens}'
             )
-    if config.marker == 'closes' and config.window_tokens:
+    spreads = config.objective == 'rl' and config.credit in EPISODE_CREDITS
+    if spreads and config.marker == 'closes' and config.window_tokens:
         raise InputError(
             f"marker='closes' with window_tokens={config.window_tokens}: windows have no marker "
             "whose choice could close them; set marker='opens'"
+        )
+    if config.prover_rounds == 2 and config.common_draws:
+        raise InputError(
+            'prover_rounds=2 with common_draws=True: whether a boundary is asked again must not '
+            'depend on the random numbers of its own answers; set common_draws=False'
+        )
+    if config.common_draws and (
+        config.shrinkage == 'walk' or (config.weigh_by_stderr and config.credit == 'episode')
+    ):
+        raise InputError(
+            f"common_draws=True with shrinkage={config.shrinkage!r} and weigh_by_stderr="
+            f'{config.weigh_by_stderr}: their errors are of independent answers at the boundaries '
+            'of a trace, and would leave no progress; set common_draws=False'
         )
     if config.credit == 'prefix' and config.prover_rounds == 2:
         raise InputError(

@@ -49,8 +49,14 @@ from mrt_jax.training.reinforcement import validate
 from mrt_jax.training.rl_batch import describe
 from mrt_jax.training.rollouts import judge_and_prove, sample_traces
 from mrt_jax.training.state import TrainState, abstract_state
-from mrt_jax.training.whole_run import first_state, release, train_to_the_end
-from mrt_jax.training.workdir import check_origin
+from mrt_jax.training.whole_run import (
+    Accepted,
+    first_state,
+    nothing,
+    release,
+    train_to_the_end,
+)
+from mrt_jax.training.workdir import check_origin, origin_of
 
 FINE_TUNE_FROM = ('last', 'start')
 # What traces depend on besides the parameters that sample them.
@@ -141,7 +147,7 @@ def prepare(config: Any) -> Setup:
     return Setup(sampler, selection, read_optimizer(config, sampler.model, updates))
 
 
-def train_star(config: Any, workdir: Path) -> bool:
+def train_star(config: Any, workdir: Path, accepted: Accepted = nothing) -> bool:
     """Trains the policy that a config names and writes it to `workdir/policy`.
 
     Args:
@@ -190,10 +196,8 @@ def train_star(config: Any, workdir: Path) -> bool:
         )
 
     def restore_position(meta: dict[str, Any]) -> None:
-        # A checkpoint does not hold what is frozen, nor what iterations may begin from.
-        if keep_policy:
-            check_origin(meta['policy'], config.policy, workdir)
-        else:
+        check_origin(meta, config, workdir)
+        if not keep_policy:
             release(setup.policy)
         run.restore(meta)
 
@@ -206,7 +210,7 @@ def train_star(config: Any, workdir: Path) -> bool:
         restore_position=restore_position,
         shown=('loss', 'reward', 'regret', 'progress', 'kept_share', 'response_tokens'),
     )
-    return train_to_the_end(setup, config, trainer, workdir)
+    return train_to_the_end(setup, config, trainer, workdir, accepted)
 
 
 class _Run:
@@ -266,8 +270,8 @@ class _Run:
         """JSON object to go on from."""
         config = self._setup.config
         return {
+            **origin_of(config),
             'seed': config.seed,
-            'policy': config.policy,
             'data': self._problems.state(),
             'sampled': self.sampled,
             'kept': self._epochs.state() if self._epochs else self._saved_epochs,

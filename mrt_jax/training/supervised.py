@@ -34,8 +34,14 @@ from mrt_jax.training.fitting import (
 from mrt_jax.training.loop import Trainer
 from mrt_jax.training.network import check_network, check_on_mesh, make_network, read_optimizer
 from mrt_jax.training.state import TrainState, abstract_state
-from mrt_jax.training.whole_run import first_state, release, train_to_the_end
-from mrt_jax.training.workdir import check_origin
+from mrt_jax.training.whole_run import (
+    Accepted,
+    first_state,
+    nothing,
+    release,
+    train_to_the_end,
+)
+from mrt_jax.training.workdir import check_origin, origin_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +156,7 @@ def encode_demonstration(
     )
 
 
-def train_supervised(config: Any, workdir: Path) -> bool:
+def train_supervised(config: Any, workdir: Path, accepted: Accepted = nothing) -> bool:
     """Trains a policy on demonstrations and writes it to `workdir/policy`.
 
     Args:
@@ -187,13 +193,12 @@ def train_supervised(config: Any, workdir: Path) -> bool:
         return state, metrics
 
     def position() -> dict[str, Any]:
-        about = {'seed': config.seed, 'policy': config.policy}
+        about = {**origin_of(config), 'seed': config.seed}
         return about | ({'demonstrations': epochs.state()} if epochs else {})
 
     def restore_position(meta: dict[str, Any]) -> None:
-        if config.lora_rank:  # A checkpoint does not hold what is frozen.
-            check_origin(meta.get('policy'), config.policy, workdir)
-        else:
+        check_origin(meta, config, workdir)
+        if not config.lora_rank:
             release(setup.policy)
         if epochs:
             epochs.restore(meta.get('demonstrations', {}))
@@ -207,4 +212,4 @@ def train_supervised(config: Any, workdir: Path) -> bool:
         restore_position=restore_position,
         shown=('loss', 'grad_norm', 'tokens_per_second'),
     )
-    return train_to_the_end(setup, config, trainer, workdir)
+    return train_to_the_end(setup, config, trainer, workdir, accepted)

@@ -49,11 +49,14 @@ def next_token_logprobs(
     positions_BT: jax.Array,
     segments_BT: jax.Array | None = None,
     parents_BT: jax.Array | None = None,
+    *,
+    temperature: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probability of each token given those before it, and the entropy there: float32[B, T].
 
     Both are 0 on padding, at position 0, which has nothing before it, and where a segment begins,
-    whose first token has nothing before it that predicts it. Arguments are as in `UpdateBatch`.
+    whose first token has nothing before it that predicts it. Arguments are as in `UpdateBatch`;
+    the policy is that of a temperature.
     """
     hidden_BTD, _ = model.apply(
         {'params': params}, tokens_BT, positions_BT, segments_BT, parents_BT
@@ -82,7 +85,7 @@ def next_token_logprobs(
     logprobs_PS, entropies_PS = token_logprobs(
         cut(hidden_BTD), unembedding_DV, cut(jnp.roll(tokens_BT, -1, axis=1)),
         cap=model.config.logit_cap, parts=shards_in_use(rows) * pieces,
-        product_dtype=model.product_dtype,
+        product_dtype=model.product_dtype, temperature=temperature,
     )
     return join_shifted(logprobs_PS), join_shifted(entropies_PS)
 
@@ -95,6 +98,7 @@ def make_update(
     *,
     rows: int,
     microbatch_rows: int,
+    temperature: float = 1.0,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]:
     """Builds the jitted (state, frozen, batch) -> (state, metrics); the state is donated.
 
@@ -110,6 +114,7 @@ def make_update(
         mesh: parameters lie on it by their logical axes, rows over data and fsdp.
         rows: of a batch.
         microbatch_rows: rows whose activations exist at a time.
+        temperature: of the policy whose log-probabilities and entropies the loss is of.
 
     Returns:
         The update; `frozen` is what `lora.split` has left of the parameters, {} if all of them
@@ -132,7 +137,7 @@ def make_update(
     def microbatch_loss(params: Any, frozen: Any, batch: Any) -> tuple[jax.Array, Tally]:
         logprobs_BT, entropies_BT = next_token_logprobs(
             model, join(params, frozen), batch.tokens_BT, batch.positions_BT,
-            batch.segments_BT, batch.parents_BT,
+            batch.segments_BT, batch.parents_BT, temperature=temperature,
         )
         return loss(logprobs_BT, entropies_BT, batch)
 
@@ -221,7 +226,12 @@ def make_update(
 
 
 def make_scorer(
-    model: Transformer, mesh: Mesh, *, rows: int, microbatch_rows: int
+    model: Transformer,
+    mesh: Mesh,
+    *,
+    rows: int,
+    microbatch_rows: int,
+    temperature: float = 1.0,
 ) -> Callable[
     [Any, jax.Array, jax.Array, jax.Array | None, jax.Array | None], jax.Array
 ]:
@@ -242,7 +252,9 @@ def make_scorer(
         def run(part: Any) -> jax.Array:
             return jax.lax.cond(
                 (part[1] >= 0).any(),
-                lambda part: next_token_logprobs(model, params, *part)[0],
+                lambda part: next_token_logprobs(
+                    model, params, *part, temperature=temperature
+                )[0],
                 lambda part: jnp.zeros(part[0].shape, jnp.float32),
                 part,
             )

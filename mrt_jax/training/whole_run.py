@@ -1,6 +1,7 @@
 """A run from its first step to the policy that it writes, whatever it trains for."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,9 @@ from mrt_jax.policies.save import save_policy
 from mrt_jax.sharding.rules import use_mesh
 from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
 from mrt_jax.training.state import TrainState, start_training
+from mrt_jax.whole_file import whole_file
+
+Accepted = Callable[[], None]
 
 
 class Setup(Protocol):
@@ -69,6 +73,8 @@ def loop_config(config: Any) -> LoopConfig:
         config.max_skipped_in_a_row * config.get('updates_per_step', 1), config.max_kl,
         config.keep_every, config.keep_best,
     )
+    if not 0 <= config.seed < 2**31:
+        raise InputError(f'seed={config.seed} must be at least 0 and below 2^31')
     schedule = config.optimizer.schedule
     anew = config.get('fine_tune_from') == 'start'  # With a schedule for each iteration.
     if config.get('num_sampled_tokens') and schedule != 'constant' and not anew:
@@ -86,8 +92,22 @@ def loop_config(config: Any) -> LoopConfig:
     return loop
 
 
-def train_to_the_end(setup: Setup, config: Any, trainer: Trainer, workdir: Path) -> bool:
+def write_config(config: Any, workdir: Path) -> None:
+    """Writes `workdir/config.json`."""
+    with whole_file(workdir / 'config.json') as file:
+        file.write(config.to_json_best_effort(indent=1) + '\n')
+
+
+def nothing() -> None:
+    """What a run that nobody waits for does when it has been accepted."""
+
+
+def train_to_the_end(
+    setup: Setup, config: Any, trainer: Trainer, workdir: Path, accepted: Accepted
+) -> bool:
     """Trains, or goes on, and writes `workdir/policy`, and `workdir/adapter` if there are adapters.
+
+    `accepted` is called as by `run_loop`.
 
     Returns:
         Whether the last step was reached; else SIGTERM has stopped the run, which can go on.
@@ -96,7 +116,7 @@ def train_to_the_end(setup: Setup, config: Any, trainer: Trainer, workdir: Path)
         NonFiniteError, DivergedError, ResourceError: see `run_loop`.
     """
     with use_mesh(setup.mesh):
-        state = run_loop(trainer, loop_config(config), workdir)
+        state = run_loop(trainer, loop_config(config), workdir, accepted)
     if state is None:
         return False
     save_policy(workdir / 'policy', finished_policy(setup, state), config.save_dtype)

@@ -1,7 +1,9 @@
 """The folder that a run writes to."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mrt_jax.errors import InputError
 
@@ -24,19 +26,28 @@ def check_workdir(path: str | Path) -> Path:
     return folder
 
 
-def check_origin(begun_from: str | None, policy: str, workdir: Path) -> None:
-    """Refuses to go on from another policy, parts of which a checkpoint does not hold.
+def origin_of(config: Any) -> dict[str, Any]:
+    """What a checkpoint keeps of its run for `check_origin`, a JSON object."""
+    return {name: config[name] for name in ('objective', 'policy')}
+
+
+def check_origin(meta: Mapping[str, Any], config: Any, workdir: Path) -> None:
+    """Refuses to go on with another kind of training, or from another policy.
+
+    A checkpoint does not hold what is frozen, nor the reference, and the report shows the policy
+    that a run began from.
 
     Args:
-        begun_from: `config.policy` of the run that saved the checkpoint.
-        policy: that of this run.
+        meta: of the checkpoint; those of earlier versions may lack parts of `origin_of`.
+        config: of this run.
         workdir: of both, for the message.
 
     Raises:
         InputError: they are not the same.
     """
-    if begun_from != policy:
-        raise InputError(
-            f'policy={policy!r}, but {workdir} was begun from {begun_from!r}: give that policy, or '
-            'another workdir'
-        )
+    for name, value in origin_of(config).items():
+        if meta.get(name, value) != value:
+            raise InputError(
+                f'{name}={value!r}, but {workdir} was begun with {name}={meta[name]!r}: give that '
+                f'{name}, or another workdir'
+            )

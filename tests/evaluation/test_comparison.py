@@ -9,7 +9,12 @@ import pytest
 
 from configs.countdown import IMITATIONS, RECIPES, comparison, warm_start
 from mrt_jax.errors import InputError
-from mrt_jax.evaluation.comparison import Contestant, compare, report_run
+from mrt_jax.evaluation.comparison import (
+    Contestant,
+    compare,
+    prepare_examination,
+    report_run,
+)
 from mrt_jax.evaluation.results_table import results_tables, write_markdown
 from mrt_jax.evaluation.seeds import SeedStatistics, difference, estimate, relative_gain
 from mrt_jax.tasks.task import Verdict, get_task
@@ -217,6 +222,21 @@ def test_a_baseline_that_is_no_arm_is_refused(config, tmp_path):
     other.reference_arm = 'length_penalty'
     with pytest.raises(InputError, match="reference_arm='length_penalty'"):
         compare(other, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [({'num_samples': 0}, 'num_samples=0'), ({'branches': 0}, 'branches=0'),
+     ({'batch_rows': -1}, 'batch_rows=-1'), ({'budgets': (0, 30)}, r'budgets=\(0, 30\)'),
+     ({'budgets': ()}, r'budgets=\(\)'), ({'budgets': (50, 30)}, 'must be increasing')],
+)
+def test_evaluations_that_cannot_be_are_refused_before_anything_is_trained(
+    config, tmp_path, changes, message
+):
+    other = config.copy_and_resolve_references()
+    other.evaluation.update(changes)
+    with pytest.raises(InputError, match=f'evaluation.*{message}'):
+        prepare_examination(other, tmp_path)
 
 
 def test_equal_tokens_need_a_rate_that_goes_on(config, tmp_path):

@@ -171,7 +171,9 @@ def test_what_two_have_saved_one_restores_in_another_layout(story, whole, tmp_pa
 
 def test_two_processes_sample_ahead_and_go_on(tmp_path):
     keep_data_in(tmp_path / 'data')
-    changes = CHANGES | dict(num_steps=4, staleness=1, judge_every=0, prover_rounds=2)
+    changes = CHANGES | dict(
+        num_steps=4, staleness=1, judge_every=0, prover_rounds=2, common_draws=False
+    )
     process = launch(tmp_path / 'run', changes)
     wait_for_steps(process, tmp_path / 'run', 1)
     process.send_signal(signal.SIGTERM)

@@ -57,6 +57,11 @@ def test_faulty_command_lines(start, tmp_path):
         'budget beyond the context': (
             ['--config.max_thinking_tokens=5000'], {}, 'max_thinking_tokens=5000'),
         'group of one': (['--config.group_size=1'], {}, 'group_size'),
+        'another objective': (['--config.objective=sft'], {}, 'rows_per_step'),
+        'no temperature': (['--config.sampling.temperature=-1'], {}, 'sampling: temperature'),
+        'prompts too long': (['--config.max_prompt_tokens=2'], {}, 'max_prompt_tokens=2'),
+        'nothing to evaluate': (
+            ['--config.evaluation.branches=0'], {}, 'evaluation.branches=0'),
         'row shorter than a trace': (['--config.row_tokens=9'], {}, 'row_tokens=9'),
         'no policy folder': ([], {'policy': tmp_path / 'nowhere'}, 'nowhere'),
         'unsupported architecture': ([], {'policy': broken}, 'gpt2'),
@@ -103,3 +108,14 @@ def test_sigterm_and_a_damaged_checkpoint_end_in_the_report_all_the_same(start, 
     starts = json.loads((workdir / 'provenance.json').read_text())
     asked = [start['command'].rpartition('--config.num_steps=')[2] for start in starts]
     assert asked == ['500', str(done + 1)]
+    # What is refused leaves the run's own files as they were.
+    other = save_untrained_policy(tmp_path / 'other')
+    kept = {file: (workdir / file).read_bytes() for file in ('config.json', 'provenance.json')}
+    for flags, word in (
+        (['--config.group_size=1'], 'group_size'), (['--config.seed=1'], 'seed=0'),
+        ([f'--config.policy={other}'], 'was begun with policy'),
+    ):
+        run = start(f'--config.num_steps={done + 2}', *flags, workdir=workdir)
+        _, errors = run.communicate(timeout=300)
+        assert run.returncode == 2 and word in errors.splitlines()[-1], errors
+        assert kept == {file: (workdir / file).read_bytes() for file in kept}

@@ -10,11 +10,11 @@ from mrt_jax.kernels.logprobs import token_logprobs
 ROWS, COLUMNS, WIDTH, VOCABULARY = 3, 10, 8, 50
 
 
-def naive(hidden_BTD, unembedding_DV, targets_BT, cap=None):
+def naive(hidden_BTD, unembedding_DV, targets_BT, cap=None, temperature=1.0):
     logits_BTV = hidden_BTD.astype(jnp.float32) @ unembedding_DV.astype(jnp.float32)
     if cap is not None:
         logits_BTV = cap * jnp.tanh(logits_BTV / cap)
-    normalised_BTV = jax.nn.log_softmax(logits_BTV)
+    normalised_BTV = jax.nn.log_softmax(logits_BTV / temperature)
     picked_BT1 = jnp.take_along_axis(normalised_BTV, targets_BT[..., None], axis=-1)
     return picked_BT1[..., 0], -(jnp.exp(normalised_BTV) * normalised_BTV).sum(-1)
 
@@ -45,15 +45,35 @@ def weighted_sum(function, targets_BT, **options):
 @pytest.mark.parametrize('chunk', [1, 6, 9, 30, 1024])
 def test_values_and_gradients_are_those_of_full_logits(arrays, chunk, cap):
     hidden_BTD, unembedding_DV, targets_BT = arrays
+    how = dict(cap=cap, temperature=0.7 if chunk == 9 else 1.0)
 
     ours, theirs = (
-        weighted_sum(token_logprobs, targets_BT, chunk=chunk, cap=cap),
-        weighted_sum(naive, targets_BT, cap=cap),
+        weighted_sum(token_logprobs, targets_BT, chunk=chunk, **how),
+        weighted_sum(naive, targets_BT, **how),
     )
     found, expected = ours(hidden_BTD, unembedding_DV), theirs(hidden_BTD, unembedding_DV)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         scale = np.abs(theirs).max()
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * max(scale, 1))
+
+
+@pytest.mark.parametrize('temperature', [0.6, 1.0, 1.5])
+def test_what_is_sampled_at_a_temperature_has_a_score_of_mean_zero(arrays, temperature):
+    """So an advantage that all tokens share moves nothing, see `SamplingConfig.for_training`."""
+    hidden_D, unembedding_DV = arrays[0][0, 0], arrays[1]
+    probabilities_V = jax.nn.softmax(hidden_D @ unembedding_DV / temperature)
+
+    def mean_logprob(unembedding_DV, scored_at):
+        logprobs_1V, _ = token_logprobs(
+            jnp.broadcast_to(hidden_D, (1, VOCABULARY, WIDTH)), unembedding_DV,
+            jnp.arange(VOCABULARY)[None], temperature=scored_at,
+        )
+        return (probabilities_V * logprobs_1V[0]).sum()
+
+    score_DV = jax.grad(mean_logprob)(unembedding_DV, temperature)
+    np.testing.assert_allclose(score_DV, 0, atol=1e-6)
+    if temperature != 1:
+        assert np.abs(jax.grad(mean_logprob)(unembedding_DV, 1.0)).max() > 0.01
 
 
 @pytest.mark.parametrize('vocabulary', [50, 50257, 151936])

@@ -174,7 +174,10 @@ def test_kernels_follow_the_backend():
     assert [fastest(name, tiny_config(), tokens_split=True) for name in ('gpu', 'tpu')] == [
         'plain', 'splash'
     ]
-    # JAX raises for cuDNN's attention of float32.
+    # JAX raises for cuDNN's attention of such heads, and of float32.
+    for width in (12, 256):
+        other = ModelConfig(**{**tiny_config().__dict__, 'head_width': width})
+        assert fastest('gpu', other) == 'plain'
     assert [fastest_kernel(name, tiny_config(), dtype='float32') for name in ('gpu', 'tpu')] == [
         'plain', 'splash'
     ]

@@ -69,6 +69,8 @@ def test_layers_that_are_not_adapted_stay(folder):
         ({'peft_type': 'IA3'}, "peft_type 'IA3'"),
         ({'use_dora': True}, 'use_dora True'),
         ({'bias': 'all'}, "bias 'all'"),
+        ({'init_lora_weights': 'pissa'}, "init_lora_weights 'pissa'"),
+        ({'layer_replication': [[0, 1]]}, 'layer_replication'),
         ({'base_model_name_or_path': None}, 'base_model_name_or_path'),
         ({'r': 4}, r'layers.0.self_attn.q_proj.lora_A.weight has shape \(3, 32\), not \(4, 32\)'),
         ({'r': 0}, 'r=0'),

@@ -49,6 +49,18 @@ def test_tokeniser_template_and_end_come_along(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ('pre', 'values', 'begins'),
+    [('smollm', [], False), ('llama-bpe', [], True),
+     ('llama-bpe', [('tokenizer.ggml.add_bos_token', False)], False)],
+)
+def test_a_text_begins_as_llama_cpp_has_it(tmp_path, pre, values, begins):
+    values = [('tokenizer.ggml.bos_token_id', 258), *values]
+    write_gguf(tmp_path / 'tiny.gguf', pre=pre, values=values)
+    ids = load_policy(tmp_path / 'tiny.gguf').tokenizer.encode_document('ab')
+    assert (ids[0] == 258) == begins
+
+
+@pytest.mark.parametrize(
     ('changes', 'message'),
     [
         ({'architecture': 'mistral'}, "architecture 'mistral'.*llama, qwen2"),

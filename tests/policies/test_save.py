@@ -108,6 +108,15 @@ def test_other_peoples_folders_are_left_alone(policy, tmp_path):
         save_policy(tmp_path, policy)
     with pytest.raises(InputError, match='is a file'):
         save_policy(tmp_path / 'thesis.tex', policy)
+    # A workdir has a config.json too.
+    for name in ('checkpoints', 'metrics.jsonl'):
+        workdir = tmp_path / f'run with {name}'
+        workdir.mkdir()
+        (workdir / 'config.json').write_text('{}')
+        (workdir / name).mkdir() if name == 'checkpoints' else (workdir / name).write_text('')
+        with pytest.raises(InputError, match='other than a policy'):
+            save_policy(workdir, policy)
+        assert len(list(workdir.iterdir())) == 2
     with pytest.raises(InputError, match='cannot be written'):
         save_policy(tmp_path / 'thesis.tex' / 'policy', policy)
 

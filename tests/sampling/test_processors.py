@@ -75,6 +75,18 @@ def test_tokens_equal_the_reference(config):
         np.testing.assert_allclose(logprobs_B[row], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('temperature', [0.6, 1.0, 1.7])
+def test_training_scores_what_is_sampled_from(temperature):
+    logits_BV = _logits(64, 301, seed=1)
+    config = SamplingConfig(temperature=temperature).for_training()
+    tokens_B, logprobs_B = _sample(logits_BV, jnp.linspace(0, 0.999, 64), config)
+    expected_BV = jax.nn.log_softmax(logits_BV / temperature)
+    np.testing.assert_allclose(
+        logprobs_B, expected_BV[jnp.arange(64), tokens_B], rtol=1e-5, atol=1e-5
+    )
+    assert SamplingConfig(temperature=0).for_training().scored_at == 1
+
+
 def test_temperature_zero_takes_the_most_likely_token():
     logits_BV = _logits(32, 50)
     tokens_B, logprobs_B = sample_tokens(logits_BV, jnp.zeros(32), SamplingConfig(temperature=0))

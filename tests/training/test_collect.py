@@ -110,7 +110,8 @@ def test_what_is_missing_in_the_end_is_filled_up(policy):
 
 @pytest.mark.parametrize('rounds', [1, 2])
 def test_responses_are_judged_while_answers_are_drawn(policy, monkeypatch, rounds):
-    setup = judged(prepare(small_run(policy, branches=2, prover_rounds=rounds)), by_length)
+    config = small_run(policy, branches=2, prover_rounds=rounds, common_draws=False)
+    setup = judged(prepare(config), by_length)
     events = []
     note = functools.partial(note_calls, monkeypatch, events)
     note(prover, 'prove_branches', 'start')

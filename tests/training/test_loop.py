@@ -68,7 +68,9 @@ def test_a_run_saves_when_due_and_at_its_end(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'bad', [dict(max_kl=-1.0), dict(max_kl=math.nan), dict(keep_every=6), dict(keep_best='reward')],
+    'bad',
+    [dict(max_kl=-1.0), dict(max_kl=math.nan), dict(keep_every=6), dict(keep_best='reward'),
+     dict(num_steps=0), dict(max_skipped_in_a_row=0)],
     ids=str,
 )
 def test_settings_that_cannot_be_are_refused(bad):

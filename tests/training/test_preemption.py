@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from mrt_jax.training.preemption import catch_sigterm
 
 
@@ -15,3 +17,13 @@ def test_sigterm_is_remembered():
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.asked
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_interrupt_ends_at_once(capsys):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), catch_sigterm() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
+    assert 'again to end at once' in capsys.readouterr().err

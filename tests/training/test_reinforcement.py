@@ -107,6 +107,16 @@ def test_sampler_and_trainer_agree(whole_run):
     assert all(step['sampler_trainer_difference'] < 1e-4 for step in read_steps(whole_run))
 
 
+def test_sampler_and_trainer_agree_at_any_temperature(policy, tmp_path):
+    config = small_run(policy, num_steps=2, kl_coef=0.1, train_prover=0.5, prover_sequences=4)
+    config.sampling.temperature = 0.6
+    assert train_policy(config, tmp_path)
+    steps = read_steps(tmp_path)
+    assert max(step['sampler_trainer_difference'] for step in steps) < 1e-4
+    # The first step's policy is the reference.
+    assert steps[0]['kl_to_reference'] == pytest.approx(0, abs=1e-6)
+
+
 def test_what_an_int8_cache_rounds_is_measured_and_corrected(policy, whole_run, tmp_path):
     config = small_run(policy, num_steps=2, cache_dtype='int8', entropy_coef=0.1)
     config.mismatch.level = 'token'
@@ -336,9 +346,17 @@ def test_validation_is_of_the_problems_that_there_are(policy):
         ({'param_dtype': 'bfloat16_products'}, "param_dtype='bfloat16_products' is unknown"),
         ({'remat': 'some'}, "remat='some'.*dots"),
         ({'row_tokens': 40}, 'row_tokens=40 is less than the 5. tokens of the longest trace'),
+        ({'evaluate_every': -1}, 'evaluate_every=-1 must be at least 0'),
+        ({'max_prompt_tokens': 2}, r"problem '\S+' has a prompt of \d+ tokens.*max_prompt_tokens=2"),
         ({'prompts_per_step': 10**6}, 'prompts_per_step=1000000: .* problems to train on'),
         ({'ratio': 'sequence'}, "ratio='sequence' with credit='episode'"),
-        ({'credit': 'prefix', 'prover_rounds': 2}, "prover_rounds=2 with credit='prefix'"),
+        (
+            {'credit': 'prefix', 'prover_rounds': 2, 'common_draws': False},
+            "prover_rounds=2 with credit='prefix'",
+        ),
+        ({'prover_rounds': 2}, 'prover_rounds=2 with common_draws=True'),
+        ({'shrinkage': 'walk'}, "common_draws=True with shrinkage='walk'"),
+        ({'weigh_by_stderr': True}, 'weigh_by_stderr=True: their errors'),
     ],
 )
 def test_bad_configs_are_named_before_anything_compiles(policy, changes, message):

@@ -48,7 +48,7 @@ def policy(tmp_path_factory):
 
 
 def configured(policy, variant='mrt_to_go', learning_rate=0.01, **changes):
-    changes = dict(staleness=1, prover_rounds=2) | changes
+    changes = dict(staleness=1, prover_rounds=2, common_draws=False) | changes
     config = small_run(policy, variant, num_steps=STEPS, **changes)
     config.optimizer.learning_rate = learning_rate
     return config
