@@ -347,7 +347,7 @@ def test_validation_is_of_the_problems_that_there_are(policy):
         ({'remat': 'some'}, "remat='some'.*dots"),
         ({'row_tokens': 40}, 'row_tokens=40 is less than the 5. tokens of the longest trace'),
         ({'evaluate_every': -1}, 'evaluate_every=-1 must be at least 0'),
-        ({'max_prompt_tokens': 2}, r"problem '\S+' has a prompt of \d+ tokens.*max_prompt_tokens=2"),
+        ({'max_prompt_tokens': 2}, r"has a prompt of \d+ tokens.*max_prompt_tokens=2"),
         ({'prompts_per_step': 10**6}, 'prompts_per_step=1000000: .* problems to train on'),
         ({'ratio': 'sequence'}, "ratio='sequence' with credit='episode'"),
         (
