@@ -63,7 +63,7 @@ def write_gguf(
     writer.add_eos_token_id(tokens.index('<|im_end|>'))
     writer.add_chat_template(CHAT)
     for key, value in values:
-        writer.add_key_value(key, value, gguf.GGUFValueType.UINT32)
+        (writer.add_bool if isinstance(value, bool) else writer.add_uint32)(key, value)
     for name, tensor in to_hf_tensors(params, c):
         if name in skip:
             continue
