@@ -2,7 +2,8 @@
 
     python -m experiments.train --config=configs/countdown.py:mrt --workdir=runs/mrt
 
-A workdir that holds a checkpoint is gone on from. SIGTERM saves and ends with exit code 0.
+A workdir that holds a checkpoint is gone on from. SIGTERM, or Ctrl-C once, saves and ends with exit
+code 0.
 
 Several processes are one run if each is given --coordinator; `experiments.launch` starts them.
 """
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(config: Any, workdir: Path, command: str) -> Path | None:
-    """Trains, evaluates and reports; None if SIGTERM has stopped it."""
+    """Trains, evaluates and reports; None if a signal has stopped it."""
     # Flags are checked before JAX and the data are imported, which takes seconds.
     from mrt_jax.evaluation.comparison import compare, prepare_examination, report_run
     from mrt_jax.sharding.distributed import leads
