@@ -21,7 +21,7 @@ from mrt_jax.policies.json_files import read_json
 from mrt_jax.policies.place import place_parameter
 from mrt_jax.policies.policy import Policy
 from mrt_jax.policies.tensor_files import TensorFiles, TensorSource
-from mrt_jax.policies.tokenizers import Tokenizer, load_tokenizer
+from mrt_jax.policies.tokenizers import JsonTokenizer, Tokenizer, load_tokenizer
 from mrt_jax.sharding.host_data import place
 from mrt_jax.sharding.mesh import make_mesh, validate_mesh
 from mrt_jax.sharding.rules import param_shardings
@@ -82,13 +82,15 @@ def load_policy(
     contents = _open_gguf(path) if is_gguf else _open_folder(path, need_tokenizer)
     config = from_hf(contents.config, contents.config_source)
     validate_mesh(mesh, config)
-    _check_tokenizer(contents, config)
+    tokenizer = _fit_tokenizer(
+        contents.tokenizer, config, contents.tokenizer_source, contents.config_source
+    )
     return Policy(
         config=config,
         params=_read_params(contents, config, mesh, dtype),
-        tokenizer=contents.tokenizer,
+        tokenizer=tokenizer,
         chat=contents.chat,
-        eos_ids=_eos_ids(path, config, contents.generation, contents.config, contents.tokenizer),
+        eos_ids=_eos_ids(path, config, contents.generation, contents.config, tokenizer),
         generation=contents.generation,
     )
 
@@ -97,12 +99,28 @@ def _load_adapted(
     folder: Path, mesh: jax.sharding.Mesh, dtype: str | None, need_tokenizer: bool
 ) -> Policy:
     policy = load_policy(adapted_policy(folder), mesh, dtype, need_tokenizer)
+    policy = _with_texts_of(folder, policy)
     adapters = read_adapters(folder, policy.config)
     merged = merge(join(adapters, policy.params))
     params = jax.tree.map(
         lambda x, old: place(x.astype(old.dtype), old.sharding), merged, policy.params
     )
     return dataclasses.replace(policy, params=params)
+
+
+def _with_texts_of(folder: Path, policy: Policy) -> Policy:
+    """The policy with the tokeniser and the chat template of a folder, as far as it has its own."""
+    tokenizer, present = policy.tokenizer, _tokenizer_files(folder)
+    if present:
+        tokenizer = _fit_tokenizer(
+            load_tokenizer(folder), policy.config, str(folder / present[0]), 'the adapted policy'
+        )
+    chat = load_chat_template(folder, tokenizer.special_tokens if tokenizer else None)
+    return dataclasses.replace(policy, tokenizer=tokenizer, chat=chat or policy.chat)
+
+
+def _tokenizer_files(folder: Path) -> list[str]:
+    return [name for name in ('tokenizer.json', 'tokenizer.model') if (folder / name).exists()]
 
 
 def locate_policy(source: str | Path) -> Path:
@@ -138,7 +156,7 @@ def _open_folder(folder: Path, need_tokenizer: bool) -> _Contents:
     config = read_json(config_file)
     # Refused before the tensors and the tokenizer are looked at.
     from_hf(config, str(config_file))
-    present = [name for name in ('tokenizer.json', 'tokenizer.model') if (folder / name).exists()]
+    present = _tokenizer_files(folder)
     tokenizer = load_tokenizer(folder) if present or need_tokenizer else None
     return _Contents(
         config=config,
@@ -159,14 +177,24 @@ def _open_gguf(path: Path) -> _Contents:
     return _Contents(file.config(), str(path), file, tokenizer, str(path), chat, {})
 
 
-def _check_tokenizer(contents: _Contents, config: ModelConfig) -> None:
-    tokenizer = contents.tokenizer
-    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-        raise InputError(
-            f'{contents.tokenizer_source}: has token ids up to {tokenizer.vocab_size - 1}, but '
-            f'tensor {_EMBEDDING} has {config.vocab_size} rows (vocab_size in '
-            f'{contents.config_source}): the files do not belong together'
-        )
+def _fit_tokenizer(
+    tokenizer: Tokenizer | None, config: ModelConfig, source: str, config_source: str
+) -> Tokenizer | None:
+    """The tokeniser, without added tokens that have no embedding.
+
+    Gemma 3 1B's names a token for images, which that network does not have.
+    """
+    rows = config.vocab_size
+    if tokenizer is None or tokenizer.vocab_size <= rows:
+        return tokenizer
+    if isinstance(tokenizer, JsonTokenizer):
+        smaller = tokenizer.without_added(rows)
+        if smaller.vocab_size <= rows:
+            return smaller
+    raise InputError(
+        f'{source}: has token ids up to {tokenizer.vocab_size - 1}, but tensor {_EMBEDDING} has '
+        f'{rows} rows (vocab_size in {config_source}): the files do not belong together'
+    )
 
 
 def _eos_ids(

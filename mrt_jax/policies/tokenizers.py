@@ -6,6 +6,7 @@ both, so that the text a user sees and the text in which markers are found are o
 """
 
 import codecs
+import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -144,7 +145,20 @@ class JsonTokenizer(Tokenizer):
         self.backend = backend
         self.settings = dict(settings or {})
         self._spec = json.loads(backend.to_str())
+        self._source = source
         self._spelling = spelling_of_decoder(self._spec['decoder'], source)
+
+    def without_added(self, first: int) -> 'JsonTokenizer':
+        """The same without the added tokens from an id on: their names are text like any other."""
+        added = self._spec['added_tokens']
+        spec = self._spec | {'added_tokens': [token for token in added if token['id'] < first]}
+        beyond = {token['content'] for token in added if token['id'] >= first}
+        vocabulary = spec['model']['vocab']
+        if isinstance(vocabulary, dict):  # Some name added tokens there too.
+            kept = {piece: i for piece, i in vocabulary.items() if piece not in beyond}
+            spec['model'] = spec['model'] | {'vocab': kept}
+        backend = tokenizers.Tokenizer.from_str(json.dumps(spec))
+        return JsonTokenizer(backend, self.settings, self._source)
 
     @property
     def spelling(self) -> PieceSpelling:
@@ -169,9 +183,16 @@ class JsonTokenizer(Tokenizer):
 
     def encode_document(self, text: str) -> list[int]:
         ids = self.backend.encode(text, add_special_tokens=True).ids
+        # Some end sequences too, and this one goes on.
+        added = self._ends(ids) - self._ends(self.encode(text))
+        ids = ids[: len(ids) - added]
         if self.settings.get('add_bos_token') and self.bos_id not in (None, *ids[:1]):
             return [self.bos_id, *ids]
         return ids
+
+    def _ends(self, ids: Sequence[int]) -> int:
+        """How many tokens at the end of a sequence are its end."""
+        return len(list(itertools.takewhile(lambda i: i in self.eos_ids, reversed(ids))))
 
     def save_vocabulary(self, folder: Path) -> None:
         self.backend.save(str(folder / 'tokenizer.json'))

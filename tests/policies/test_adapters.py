@@ -1,6 +1,7 @@
 """Adapters in PEFT's format: written, read, folded in, and refused by name."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -24,6 +25,28 @@ ADAPTERS, FROZEN = split(PARAMS)
 def folder(tmp_path):
     base = save_policy(tmp_path / 'base', Policy(MODEL.config, FROZEN))
     return save_adapters(tmp_path / 'adapter', ADAPTERS, MODEL.config, str(base), 'float32')
+
+
+def test_adapters_may_have_a_tokeniser_and_a_template_of_their_own(tmp_path, policy):
+    """As libraries that train them save them."""
+    model, params = tiny_model(lora_rank=3, vocab_size=policy.config.vocab_size)
+    adapters, frozen = split(params)
+    texts = dict(tokenizer=policy.tokenizer, chat=policy.chat)
+    base = save_policy(tmp_path / 'base', Policy(model.config, frozen, **texts))
+    folder = save_adapters(tmp_path / 'adapter', adapters, model.config, str(base), 'float32')
+    assert load_policy(folder).chat.template == policy.chat.template
+    (folder / 'chat_template.jinja').write_text('own')
+    shutil.copy(base / 'tokenizer.json', folder)
+    settings = {'eos_token': '</think>'}
+    (folder / 'tokenizer_config.json').write_text(json.dumps(settings))
+    found = load_policy(folder)
+    assert found.chat.template == 'own'
+    assert found.tokenizer.special_tokens == settings
+    content = json.loads((folder / 'tokenizer.json').read_text())
+    content['model']['vocab']['more'] = 900
+    (folder / 'tokenizer.json').write_text(json.dumps(content))
+    with pytest.raises(InputError, match='adapter/tokenizer.json: has token ids up to 900'):
+        load_policy(folder)
 
 
 def change(folder, **settings):

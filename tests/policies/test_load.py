@@ -187,12 +187,27 @@ def test_two_files_with_the_same_tensor(folder):
 def test_tokenizer_larger_than_the_embedding(folder, policy):
     file = folder / 'tokenizer.json'
     content = json.loads(file.read_text())
-    added = {**content['added_tokens'][0], 'id': 900, 'content': '<|more|>'}
-    content['model']['vocab']['<|more|>'] = 900
-    content['added_tokens'].append(added)
+    content['model']['vocab']['more'] = 900
     file.write_text(json.dumps(content))
     message = refusal(folder)
     assert 'token ids up to 900' in message and str(policy.config.vocab_size) in message
+
+
+@pytest.mark.parametrize('in_vocabulary', [False, True])
+def test_added_tokens_without_an_embedding_are_text(folder, policy, in_vocabulary):
+    file = folder / 'tokenizer.json'
+    content = json.loads(file.read_text())
+    rows = policy.config.vocab_size
+    content['added_tokens'].append(
+        {**content['added_tokens'][0], 'id': rows, 'content': '<|image|>'}
+    )
+    if in_vocabulary:
+        content['model']['vocab']['<|image|>'] = rows
+    file.write_text(json.dumps(content))
+    tokenizer = load_policy(folder).tokenizer
+    ids = tokenizer.encode('a<|image|>')
+    assert max(ids) < rows and tokenizer.decode(ids) == 'a<|image|>'
+    assert tokenizer.vocab_size <= rows
 
 
 def test_broken_chat_template(folder):

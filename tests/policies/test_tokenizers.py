@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from mrt_jax.errors import InputError
 from mrt_jax.policies.token_pieces import byte_of_stand_in
@@ -189,3 +189,17 @@ def test_unreadable_files_are_named(tmp_path, name):
 def test_missing_tokenizer_says_what_to_add(tmp_path):
     with pytest.raises(InputError, match='no tokenizer: put a tokenizer.json'):
         load_tokenizer(tmp_path)
+
+
+def test_documents_go_on(byte_level):
+    """Where a tokeniser ends sequences too, the end is left out, but not one that was written."""
+    backend = tokenizers.Tokenizer.from_str(byte_level.to_str())
+    end, begin = (backend.token_to_id(name) for name in ('<|end|>', '<|pad|>'))
+    backend.post_processor = processors.TemplateProcessing(
+        single='<|pad|> $A <|end|>', special_tokens=[('<|end|>', end), ('<|pad|>', begin)]
+    )
+    tokenizer = JsonTokenizer(backend, {'eos_token': '<|end|>', 'bos_token': '<|pad|>'})
+    hi = tokenizer.encode('hi')
+    assert tokenizer.encode_document('hi') == [begin, *hi]
+    assert tokenizer.encode_document('hi<|end|>') == [begin, *hi, end]
+    assert tokenizer.encode_document('') == [begin]
