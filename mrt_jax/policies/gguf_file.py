@@ -43,6 +43,7 @@ _SIZES = {
     'attention.layer_norm_rms_epsilon': 'rms_norm_eps',
     'rope.freq_base': 'rope_theta',
 }
+_ROPE_FACTORS = 'rope_freqs.weight'
 _CHECKED = ('vocab_size', 'rope.dimension_count', 'attention.value_length')
 ARCHITECTURES = ('llama', 'qwen2', 'qwen3')
 
@@ -105,6 +106,11 @@ class GGUFFile:
         known = {*_SIZES, *_CHECKED, 'rope.scaling.type', 'rope.scaling.factor'}
         if unknown := sorted(set(settings) - known):
             raise InputError(f'{self.file}: {prefix}{unknown[0]} is not supported')
+        if _ROPE_FACTORS in self.shapes:
+            raise InputError(
+                f'{self.file}: tensor {_ROPE_FACTORS}, which scales rotary positions as Llama 3.1 '
+                'does, is not supported: give the policy folder that the file was made from'
+            )
         config: dict[str, Any] = {
             'model_type': self._architecture,
             'vocab_size': self.shapes.get('model.embed_tokens.weight', (0,))[0],

@@ -31,7 +31,7 @@ def interleave(array, heads):
 
 
 def write_gguf(
-    file, *, architecture='llama', values=(), skip=(), quantise=(), pre='smollm', **shape
+    file, *, architecture='llama', values=(), skip=(), beside=(), quantise=(), pre='smollm', **shape
 ):
     """A GGUF file of a tiny network; gives (config, params)."""
     model, params = tiny_model(
@@ -77,6 +77,8 @@ def write_gguf(
             kind = gguf.GGMLQuantizationType.Q8_0
             tensor = gguf.quantize(tensor, kind)
         writer.add_tensor(llama_cpp_name(name), tensor, raw_dtype=kind)
+    for name in beside:
+        writer.add_tensor(name, np.ones(4, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -67,6 +67,7 @@ def test_a_text_begins_as_llama_cpp_has_it(tmp_path, pre, values, begins):
         ({'values': [('llama.expert_count', 4)]}, 'llama.expert_count is not supported'),
         ({'values': [('llama.rope.dimension_count', 2)]}, 'rope.dimension_count 2'),
         ({'skip': ['model.layers.1.mlp.up_proj.weight']}, 'layers.1.mlp.up_proj.weight is missing'),
+        ({'beside': ['rope_freqs.weight']}, 'tensor rope_freqs.weight.*Llama 3.1'),
         ({'pre': 'viking'}, "tokenizer.ggml.pre 'viking'.*smollm"),
     ],
 )
