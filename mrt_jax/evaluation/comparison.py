@@ -244,8 +244,9 @@ def compare(
         (arm, seed): arm_config(config, arm, seed) for arm in config.arms for seed in config.seeds
     }
     for arm in config.arms:
-        checked = configs[arm, config.seeds[0]].copy_and_resolve_references()
+        checked = configs[arm, config.seeds[0]]
         if config.equal_tokens and 'num_sampled_tokens' in checked:
+            checked = checked.copy_and_resolve_references()
             checked.num_sampled_tokens = 1  # As many as another arm, which only that will tell.
         check_config(checked)
     examination = prepare_examination(config, workdir)

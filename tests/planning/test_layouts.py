@@ -98,7 +98,7 @@ def test_split_parameters_are_gathered_to_decode_once_and_to_train_once_each_way
 @pytest.mark.parametrize('axes', [dict(data=4, tensor=2), dict(fsdp=4, tensor=2)], ids=str)
 def test_split_matrices_are_summed_twice_a_layer_at_each_token(axes):
     rows = ROWS // 4
-    lanes = {'rollouts': rows, 'prover': rows * CONFIG.max_boundaries * CONFIG.branches}
+    lanes = {'rollouts': rows, 'prover': rows * (CONFIG.max_boundaries + 1) * CONFIG.branches}
     for name, rows_decoded in lanes.items():
         in_loop = [one for one in told(name, **axes) if one.count == STEPS]
         loops = 2 if name == 'rollouts' else 1  # Stages of a cache that grows.

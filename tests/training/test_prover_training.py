@@ -238,8 +238,8 @@ def test_layouts_give_the_same_metrics(policy, whole_run, tmp_path, changes):
 @pytest.mark.parametrize('changes', [
     dict(lora_rank=2, param_dtype='bfloat16', kl_coef=0.1, updates_per_step=2),
     dict(variant='dapo', credit='to_go', aggregation='constant', prover_sequences=6),
-    dict(ratio='sequence', updates_per_step=2, cache_dtype='int8', mismatch={'level': 'token'},
-         aggregation='token'),
+    dict(credit='scalar', ratio='sequence', updates_per_step=2, cache_dtype='int8',
+         mismatch={'level': 'token'}, aggregation='token'),
 ], ids=['adapters', 'dapo', 'gspo'])
 def test_it_goes_with_other_parts_of_a_method(policy, tmp_path, changes):
     steps = run(configured(policy, **changes), tmp_path)
@@ -296,7 +296,8 @@ def test_rows_have_room_for_answers_behind_a_longer_conclusion(policy, monkeypat
         ('grpo', {}, "train_prover=0.5 needs credit=scalar, episode, .* not 'none' and 'answers'"),
         ('mrt_rl', {}, "not 'prefix' and 'answers'"),
         ('mrt', dict(branches=1), 'needs 2 branches or more and prover_rounds=1, not 1 and 1'),
-        ('mrt', dict(branches=4, prover_rounds=2), 'prover_rounds=1, not 4 and 2'),
+        ('mrt', dict(branches=4, prover_rounds=2, common_draws=False),
+         'prover_rounds=1, not 4 and 2'),
         ('mrt', dict(prover_sequences=2), 'prover_sequences=2 must be a multiple of branches=3'),
         ('mrt', dict(prover_sequences=7), 'prover_sequences=7 must be a multiple of branches=3'),
         ('mrt', dict(train_prover=-1.0), 'train_prover=-1.0 must be at least 0'),

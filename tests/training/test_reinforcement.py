@@ -209,7 +209,8 @@ def test_the_correction_takes_the_trainers_part():
         (dict(mismatch={'level': 'word'}), "mismatch.level='word' must be one of none, token"),
         (dict(mismatch={'most': 0.5}), 'mismatch.most=0.5 must be at least 1'),
         (dict(prover_rounds=3), 'prover_rounds=3 must be 1 or 2'),
-        (dict(prover_rounds=2, branches=3), 'an even number of branches, not 3'),
+        (dict(prover_rounds=2, branches=3, common_draws=False),
+         'an even number of branches, not 3'),
         (dict(rollout_slots=1000), 'rollout_slots=1000 must be at most'),
         (dict(rollout_slots=3, mesh={'data': 2}), 'a multiple of mesh.data x fsdp x sequence = 2'),
         (dict(attention='cudnn'), "attention='cudnn' with compute_dtype='float32': it takes bf"),
@@ -275,7 +276,7 @@ def test_adapters_train_alone_and_end_in_the_policy(policy, tmp_path):
             != np.asarray(before['layers']['up']['kernel'], np.float32)).any()
     # What is frozen must not change under the adapters.
     config.policy = str(tmp_path / 'policy')
-    with pytest.raises(InputError, match='was begun from'):
+    with pytest.raises(InputError, match='was begun with policy='):
         train_policy(config, tmp_path)
 
 
@@ -392,7 +393,7 @@ def test_packing_changes_nothing_but_the_padding(policy, packing, columns, tmp_p
 
 @pytest.mark.parametrize(
     ('variant', 'changes'),
-    [('mrt', dict(ratio='sequence', updates_per_step=2, mismatch={'level': 'sequence'})),
+    [('mrt_scalar', dict(ratio='sequence', updates_per_step=2, mismatch={'level': 'sequence'})),
      # Half of a group's traces go on from one prefix, half from another.
      ('mrt_rl_mixed', dict(kl_coef=0.1))],
     ids=['mrt', 'mrt_rl'],

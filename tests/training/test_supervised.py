@@ -96,7 +96,7 @@ def test_a_warm_start_goes_on_from_a_policy_with_adapters(config, tmp_path):
                 for policy in (whole, partial))
         np.testing.assert_allclose(a, b, rtol=2**-8)  # The folder is in bfloat16.
     more.policy = str(shutil.copytree(first / 'policy', tmp_path / 'other'))
-    with pytest.raises(InputError, match='was begun from'):
+    with pytest.raises(InputError, match='was begun with policy='):
         train_supervised(more, second)
     more.model = config.model
     with pytest.raises(InputError, match='either policy'):
