@@ -30,7 +30,7 @@ _UNSUPPORTED = (
     'layers_to_transform', 'layer_replication',
 )
 # Others, such as pissa, leave a residual in the policy's own matrices.
-_INITS = (True, False, None, 'gaussian')
+_INITS = (True, False, None, 'gaussian', 'eva', 'orthogonal')
 
 
 def is_adapter_folder(folder: Path) -> bool:
