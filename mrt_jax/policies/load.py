@@ -83,7 +83,8 @@ def load_policy(
     config = from_hf(contents.config, contents.config_source)
     validate_mesh(mesh, config)
     tokenizer = _fit_tokenizer(
-        contents.tokenizer, config, contents.tokenizer_source, contents.config_source
+        contents.tokenizer, contents.chat, config, contents.tokenizer_source,
+        contents.config_source,
     )
     return Policy(
         config=config,
@@ -112,11 +113,14 @@ def _with_texts_of(folder: Path, policy: Policy) -> Policy:
     """The policy with the tokeniser and the chat template of a folder, as far as it has its own."""
     tokenizer, present = policy.tokenizer, _tokenizer_files(folder)
     if present:
+        tokenizer = load_tokenizer(folder)
+    own = load_chat_template(folder, tokenizer.special_tokens if tokenizer else None)
+    chat = own or policy.chat
+    if present:
         tokenizer = _fit_tokenizer(
-            load_tokenizer(folder), policy.config, str(folder / present[0]), 'the adapted policy'
+            tokenizer, chat, policy.config, str(folder / present[0]), 'the adapted policy'
         )
-    chat = load_chat_template(folder, tokenizer.special_tokens if tokenizer else None)
-    return dataclasses.replace(policy, tokenizer=tokenizer, chat=chat or policy.chat)
+    return dataclasses.replace(policy, tokenizer=tokenizer, chat=chat)
 
 
 def _tokenizer_files(folder: Path) -> list[str]:
@@ -178,9 +182,13 @@ def _open_gguf(path: Path) -> _Contents:
 
 
 def _fit_tokenizer(
-    tokenizer: Tokenizer | None, config: ModelConfig, source: str, config_source: str
+    tokenizer: Tokenizer | None,
+    chat: ChatTemplate | None,
+    config: ModelConfig,
+    source: str,
+    config_source: str,
 ) -> Tokenizer | None:
-    """The tokeniser, without added tokens that have no embedding.
+    """The tokeniser, without added tokens that have no embedding and that no prompt needs.
 
     Gemma 3 1B's names a token for images, which that network does not have.
     """
@@ -189,7 +197,9 @@ def _fit_tokenizer(
         return tokenizer
     if isinstance(tokenizer, JsonTokenizer):
         smaller = tokenizer.without_added(rows)
-        if smaller.vocab_size <= rows:
+        beyond = {name.decode(errors='replace') for name in tokenizer.token_bytes[rows:] if name}
+        needed = chat and any(name in chat.template for name in beyond)
+        if smaller.vocab_size <= rows and not needed:
             return smaller
     raise InputError(
         f'{source}: has token ids up to {tokenizer.vocab_size - 1}, but tensor {_EMBEDDING} has '

@@ -37,10 +37,7 @@ def widen_tensor(folder):
 def add_token(folder):
     file = folder / 'tokenizer.json'
     content = json.loads(file.read_text())
-    content['model']['vocab']['<|more|>'] = 900
-    content['added_tokens'].append(
-        {**content['added_tokens'][0], 'id': 900, 'content': '<|more|>'}
-    )
+    content['model']['vocab']['more'] = 900
     file.write_text(json.dumps(content))
 
 

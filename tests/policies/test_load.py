@@ -193,21 +193,22 @@ def test_tokenizer_larger_than_the_embedding(folder, policy):
     assert 'token ids up to 900' in message and str(policy.config.vocab_size) in message
 
 
-@pytest.mark.parametrize('in_vocabulary', [False, True])
-def test_added_tokens_without_an_embedding_are_text(folder, policy, in_vocabulary):
+def test_added_tokens_without_an_embedding_are_text(folder, policy):
     file = folder / 'tokenizer.json'
     content = json.loads(file.read_text())
     rows = policy.config.vocab_size
     content['added_tokens'].append(
         {**content['added_tokens'][0], 'id': rows, 'content': '<|image|>'}
     )
-    if in_vocabulary:
-        content['model']['vocab']['<|image|>'] = rows
+    content['model']['vocab']['<|image|>'] = rows  # Else it is given the next free id.
     file.write_text(json.dumps(content))
     tokenizer = load_policy(folder).tokenizer
     ids = tokenizer.encode('a<|image|>')
     assert max(ids) < rows and tokenizer.decode(ids) == 'a<|image|>'
     assert tokenizer.vocab_size <= rows
+    # Not where every prompt would have it.
+    (folder / 'chat_template.jinja').write_text('<|image|>{{ messages }}')
+    assert f'token ids up to {rows}' in refusal(folder)
 
 
 def test_broken_chat_template(folder):
