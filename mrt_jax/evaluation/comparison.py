@@ -27,9 +27,10 @@ from mrt_jax.sharding.host_data import ask_leader
 from mrt_jax.sharding.mesh import make_mesh
 from mrt_jax.tasks.task import Problem, get_task
 from mrt_jax.training.arms import arm_config
+from mrt_jax.training.loop import Accepted, nothing
 from mrt_jax.training.objectives import check_config, train
 from mrt_jax.training.rl_setup import read_sampling
-from mrt_jax.training.whole_run import Accepted, nothing, write_config
+from mrt_jax.training.whole_run import write_config
 
 WARM_START = 'warm start'
 TRAINED = 'trained'

@@ -131,16 +131,16 @@ def decide(answer: str, reference: str) -> Decision:
         return 'equal' if numbers[0] == numbers[1] else 'different'
     if _is_word(given) or _is_word(expected):
         return 'equal' if given.casefold() == expected.casefold() else 'different'
-    return 'ask' if _same_form(given, expected) and not _ambiguous(answer) else 'different'
+    return 'ask' if _same_form(given, expected) and not _ambiguous(answer, given) else 'different'
 
 
 def _as_list(text: str) -> str:
     return normalize(text, join_thousands=False)
 
 
-def _ambiguous(answer: str) -> bool:
+def _ambiguous(answer: str, given: str) -> bool:
     """Whether it holds several formulas, or numbers side by side: equal only as written."""
-    return bool(re.search(r'(?<!\\)\$', answer.strip('$ '))) or ' ' in normalize(answer)
+    return bool(re.search(r'(?<!\\)\$', answer.strip('$ '))) or ' ' in given
 
 
 def _same_form(given: str, expected: str) -> bool:

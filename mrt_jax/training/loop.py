@@ -23,6 +23,12 @@ from mrt_jax.training.resources import keeping
 from mrt_jax.training.retention import Retention, check_every
 from mrt_jax.training.state import TrainState
 
+Accepted = Callable[[], None]
+
+
+def nothing() -> None:
+    """What a run that nobody waits for does when it has been accepted."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
@@ -91,7 +97,7 @@ class LoopConfig:
 
 
 def run_loop(
-    trainer: Trainer, config: LoopConfig, workdir: Path, accepted: Callable[[], None] = lambda: None
+    trainer: Trainer, config: LoopConfig, workdir: Path, accepted: Accepted = nothing
 ) -> TrainState | None:
     """Trains to the last step, from the newest checkpoint in the workdir if there is one.
 
@@ -121,7 +127,7 @@ def _run(
     config: LoopConfig,
     workdir: Path,
     store: CheckpointStore,
-    accepted: Callable[[], None],
+    accepted: Accepted,
 ) -> TrainState | None:
     """See `run_loop`."""
     restored = store.restore_latest(trainer.target)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from mrt_jax.errors import InputError
 from mrt_jax.training import reinforcement, rl_setup, star, supervised
-from mrt_jax.training.whole_run import Accepted, Setup, loop_config, nothing
+from mrt_jax.training.loop import Accepted, nothing
+from mrt_jax.training.whole_run import Setup, loop_config
 
 
 class Kind(NamedTuple):

@@ -16,7 +16,7 @@ from mrt_jax.training.ahead import RolloutsAhead
 from mrt_jax.training.attention_choice import with_measured_kernel
 from mrt_jax.training.collect import Collected, collect_groups
 from mrt_jax.training.exhibits import exhibits_of, is_due
-from mrt_jax.training.loop import Trainer
+from mrt_jax.training.loop import Accepted, Trainer, nothing
 from mrt_jax.training.metrics import Histogram
 from mrt_jax.training.objective import policy_loss
 from mrt_jax.training.prefix_pool import PrefixSource
@@ -26,14 +26,7 @@ from mrt_jax.training.rl_setup import Setup, prepare
 from mrt_jax.training.rollouts import judge_and_prove, sample_traces, step_key
 from mrt_jax.training.state import TrainState, abstract_state
 from mrt_jax.training.update import make_scorer, make_update
-from mrt_jax.training.whole_run import (
-    Accepted,
-    first_state,
-    nothing,
-    release,
-    train_to_the_end,
-)
-from mrt_jax.training.workdir import check_origin, origin_of
+from mrt_jax.training.whole_run import first_state, train_to_the_end
 
 
 def train_policy(config: Any, workdir: Path, accepted: Accepted = nothing) -> bool:
@@ -126,14 +119,10 @@ def train_policy(config: Any, workdir: Path, accepted: Accepted = nothing) -> bo
 
     def position() -> dict[str, Any]:
         return {
-            **origin_of(config), 'seed': config.seed, 'data': batches.state(),
-            'totals': dict(totals),
+            'seed': config.seed, 'data': batches.state(), 'totals': dict(totals),
         }
 
     def restore_position(meta: dict[str, Any]) -> None:
-        check_origin(meta, config, workdir)
-        if not keep_policy:
-            release(setup.policy)
         batches.restore(meta['data'])
         totals.update(meta['totals'])
 
@@ -148,7 +137,9 @@ def train_policy(config: Any, workdir: Path, accepted: Accepted = nothing) -> bo
         restore_position=restore_position,
         shown=('reward', 'regret', 'progress', 'response_tokens', 'entropy', 'tokens_per_second'),
     )
-    return train_to_the_end(setup, config, trainer, workdir, accepted)
+    return train_to_the_end(
+        setup, config, trainer, workdir, accepted, keep_policy=keep_policy
+    )
 
 
 def validate(setup: Setup, params: Any) -> dict[str, Any]:

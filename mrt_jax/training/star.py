@@ -42,21 +42,14 @@ from mrt_jax.training.iterations import (
     read_kept_of,
     write_iteration,
 )
-from mrt_jax.training.loop import Trainer
+from mrt_jax.training.loop import Accepted, Trainer, nothing
 from mrt_jax.training.metrics import Exhibit
 from mrt_jax.training.network import read_optimizer
 from mrt_jax.training.reinforcement import validate
 from mrt_jax.training.rl_batch import describe
 from mrt_jax.training.rollouts import judge_and_prove, sample_traces
 from mrt_jax.training.state import TrainState, abstract_state
-from mrt_jax.training.whole_run import (
-    Accepted,
-    first_state,
-    nothing,
-    release,
-    train_to_the_end,
-)
-from mrt_jax.training.workdir import check_origin, origin_of
+from mrt_jax.training.whole_run import first_state, train_to_the_end
 
 FINE_TUNE_FROM = ('last', 'start')
 # What traces depend on besides the parameters that sample them.
@@ -195,22 +188,18 @@ def train_star(config: Any, workdir: Path, accepted: Accepted = nothing) -> bool
             or done % config.steps_per_iteration > 0
         )
 
-    def restore_position(meta: dict[str, Any]) -> None:
-        check_origin(meta, config, workdir)
-        if not keep_policy:
-            release(setup.policy)
-        run.restore(meta)
-
     trainer = Trainer(
         begin=lambda: first_state(setup, config, keep_policy=keep_policy),
         goes_on=goes_on,
         target=abstract_state(setup.model, setup.optimizer, setup.mesh),
         step=step,
         position=run.position,
-        restore_position=restore_position,
+        restore_position=run.restore,
         shown=('loss', 'reward', 'regret', 'progress', 'kept_share', 'response_tokens'),
     )
-    return train_to_the_end(setup, config, trainer, workdir, accepted)
+    return train_to_the_end(
+        setup, config, trainer, workdir, accepted, keep_policy=keep_policy
+    )
 
 
 class _Run:
@@ -270,7 +259,6 @@ class _Run:
         """JSON object to go on from."""
         config = self._setup.config
         return {
-            **origin_of(config),
             'seed': config.seed,
             'data': self._problems.state(),
             'sampled': self.sampled,

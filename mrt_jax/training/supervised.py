@@ -31,17 +31,10 @@ from mrt_jax.training.fitting import (
     make_fit,
     read_demonstrations,
 )
-from mrt_jax.training.loop import Trainer
+from mrt_jax.training.loop import Accepted, Trainer, nothing
 from mrt_jax.training.network import check_network, check_on_mesh, make_network, read_optimizer
 from mrt_jax.training.state import TrainState, abstract_state
-from mrt_jax.training.whole_run import (
-    Accepted,
-    first_state,
-    nothing,
-    release,
-    train_to_the_end,
-)
-from mrt_jax.training.workdir import check_origin, origin_of
+from mrt_jax.training.whole_run import first_state, train_to_the_end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +166,7 @@ def train_supervised(config: Any, workdir: Path, accepted: Accepted = nothing) -
     model = with_measured_kernel(setup.model, config, setup.mesh, workdir)
     setup = dataclasses.replace(setup, model=model)
     fit = make_fit(setup, config)
+    keep_policy = bool(config.lora_rank)
     epochs = Epochs(setup.kept, (config.seed,)) if setup.kept else None
     problems = None if epochs else setup.task.problems('train')
 
@@ -193,18 +187,15 @@ def train_supervised(config: Any, workdir: Path, accepted: Accepted = nothing) -
         return state, metrics
 
     def position() -> dict[str, Any]:
-        about = {**origin_of(config), 'seed': config.seed}
+        about = {'seed': config.seed}
         return about | ({'demonstrations': epochs.state()} if epochs else {})
 
     def restore_position(meta: dict[str, Any]) -> None:
-        check_origin(meta, config, workdir)
-        if not config.lora_rank:
-            release(setup.policy)
         if epochs:
             epochs.restore(meta.get('demonstrations', {}))
 
     trainer = Trainer(
-        begin=lambda: first_state(setup, config, keep_policy=bool(config.lora_rank)),
+        begin=lambda: first_state(setup, config, keep_policy=keep_policy),
         goes_on=lambda done: done < config.num_steps,
         target=abstract_state(setup.model, setup.optimizer, setup.mesh),
         step=step,
@@ -212,4 +203,6 @@ def train_supervised(config: Any, workdir: Path, accepted: Accepted = nothing) -
         restore_position=restore_position,
         shown=('loss', 'grad_norm', 'tokens_per_second'),
     )
-    return train_to_the_end(setup, config, trainer, workdir, accepted)
+    return train_to_the_end(
+        setup, config, trainer, workdir, accepted, keep_policy=keep_policy
+    )

@@ -1,7 +1,6 @@
 """A run from its first step to the policy that it writes, whatever it trains for."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,11 +14,10 @@ from mrt_jax.policies.adapters import save_adapters
 from mrt_jax.policies.policy import Policy
 from mrt_jax.policies.save import save_policy
 from mrt_jax.sharding.rules import use_mesh
-from mrt_jax.training.loop import LoopConfig, Trainer, run_loop
+from mrt_jax.training.loop import Accepted, LoopConfig, Trainer, run_loop
 from mrt_jax.training.state import TrainState, start_training
+from mrt_jax.training.workdir import check_origin, origin_of
 from mrt_jax.whole_file import whole_file
-
-Accepted = Callable[[], None]
 
 
 class Setup(Protocol):
@@ -50,7 +48,7 @@ def first_state(setup: Setup, config: Any, *, keep_policy: bool = True) -> Train
     )
 
 
-def release(policy: Policy) -> None:
+def _release(policy: Policy) -> None:
     """Frees the memory of the parameters of a policy that nobody reads any more."""
     jax.tree.map(lambda x: x.delete(), policy.params)
 
@@ -98,16 +96,23 @@ def write_config(config: Any, workdir: Path) -> None:
         file.write(config.to_json_best_effort(indent=1) + '\n')
 
 
-def nothing() -> None:
-    """What a run that nobody waits for does when it has been accepted."""
-
-
 def train_to_the_end(
-    setup: Setup, config: Any, trainer: Trainer, workdir: Path, accepted: Accepted
+    setup: Setup,
+    config: Any,
+    trainer: Trainer,
+    workdir: Path,
+    accepted: Accepted,
+    *,
+    keep_policy: bool,
 ) -> bool:
     """Trains, or goes on, and writes `workdir/policy`, and `workdir/adapter` if there are adapters.
 
-    `accepted` is called as by `run_loop`.
+    Args:
+        setup, config: of the run.
+        trainer: what a step is.
+        workdir: where everything is written; a run of another origin there is refused.
+        accepted: see `run_loop`.
+        keep_policy: whether steps read the policy that the run began from.
 
     Returns:
         Whether the last step was reached; else SIGTERM has stopped the run, which can go on.
@@ -115,8 +120,19 @@ def train_to_the_end(
     Raises:
         NonFiniteError, DivergedError, ResourceError: see `run_loop`.
     """
+
+    def position() -> dict[str, Any]:
+        return origin_of(config) | trainer.position()
+
+    def restore_position(meta: dict[str, Any]) -> None:
+        check_origin(meta, config, workdir)
+        if not keep_policy:
+            _release(setup.policy)
+        trainer.restore_position(meta)
+
+    whole = dataclasses.replace(trainer, position=position, restore_position=restore_position)
     with use_mesh(setup.mesh):
-        state = run_loop(trainer, loop_config(config), workdir, accepted)
+        state = run_loop(whole, loop_config(config), workdir, accepted)
     if state is None:
         return False
     save_policy(workdir / 'policy', finished_policy(setup, state), config.save_dtype)
