@@ -150,26 +150,30 @@ def _attend_block(
 def _attend_part(
     q_XHTC: jax.Array, source: Source, scale: float, cap: float | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Maximum score and sum of exponentials [X, H, T] and weighted values [X, H, T, C], float32."""
+    """Maximum score and sum of exponentials [X, H, T] and weighted values [X, H, T, C], float32.
+
+    Values are read in the blocks that keys are in: each is the mix of a block, and they are added.
+    """
     rows, heads, length, width = q_XHTC.shape
     read_values, value_steps = as_read(source.v_BKSC, q_XHTC.dtype)
-    parents, kv_heads, slots, _ = read_values.shape
+    parents, kv_heads = read_values.shape[:2]
     fork, share = rows // parents, heads // kv_heads
     # All queries that read one parent's head become the rows of one matrix product.
     q = q_XHTC.reshape(parents, fork, kv_heads, share, length, width)
     q = q.transpose(0, 2, 3, 1, 4, 5).reshape(parents, kv_heads, -1, width)
-    scores = soft_cap(_multiply_keys(q, source.k_BKCS) * scale, cap)
-    slot_axes = scores.shape[3:]
-    seen = source.visible_XTS.reshape(parents, 1, 1, fork * length, *slot_axes)
-    scores = scores.reshape(parents, kv_heads, share, fork * length, *slot_axes)
-    scores = jnp.where(seen, scores, _HIDDEN)
-    maximum = jax.lax.stop_gradient(scores.max(axis=(-2, -1)))
-    weights = jnp.exp(scores - maximum[..., None, None])
-    shares = weights.reshape(parents, kv_heads, -1, slots)
+    scores_BKNQW = soft_cap(_multiply_keys(q, source.k_BKCS) * scale, cap)
+    blocks, slots = scores_BKNQW.shape[2], scores_BKNQW.shape[4]
+    seen = source.visible_XTS.reshape(parents, 1, 1, fork * length, blocks, slots)
+    scores = scores_BKNQW.reshape(parents, kv_heads, blocks, share, fork * length, slots)
+    scores = jnp.where(jnp.moveaxis(seen, 4, 2), scores, _HIDDEN)
+    maximum = jax.lax.stop_gradient(scores.max(axis=(2, 5)))
+    weights = jnp.exp(scores - maximum[:, :, None, ..., None])
+    shares_BKNQW = weights.reshape(scores_BKNQW.shape)
     if value_steps is not None:
-        shares *= value_steps.swapaxes(-1, -2)
-    values = jnp.einsum(
-        'bkqs,bksc->bkqc', shares.astype(read_values.dtype), read_values,
+        shares_BKNQW *= value_steps.reshape(parents, kv_heads, blocks, 1, slots)
+    values_BKNQC = jnp.einsum(
+        'bknqw,bknwc->bknqc', shares_BKNQW.astype(read_values.dtype),
+        read_values.reshape(parents, kv_heads, blocks, slots, width),
         preferred_element_type=jnp.float32,
     )
 
@@ -178,12 +182,12 @@ def _attend_part(
         x = jnp.moveaxis(x, 3, 1)
         return x.reshape(rows, heads, length, *x.shape[5:])
 
-    values = values.reshape(parents, kv_heads, share, fork * length, width)
-    return by_row(maximum), by_row(weights.sum(axis=(-2, -1))), by_row(values)
+    values = values_BKNQC.sum(axis=2).reshape(parents, kv_heads, share, fork * length, width)
+    return by_row(maximum), by_row(weights.sum(axis=(2, 5))), by_row(values)
 
 
 def _multiply_keys(q_BKQC: jax.Array, keys: Keys) -> jax.Array:
-    """Products of queries with the keys of their head: float32[B, K, Q, N, W], whole keys N = 1."""
+    """Products of queries with the keys of their head: float32[B, K, N, Q, W], whole keys N = 1."""
     if isinstance(keys, KeyBlocks):
         k_BKNCW, steps = as_read(keys.blocks_BKNCW, q_BKQC.dtype)
     else:
@@ -196,4 +200,4 @@ def _multiply_keys(q_BKQC: jax.Array, keys: Keys) -> jax.Array:
     )
     if steps is not None:
         scores_BKNQW *= steps
-    return scores_BKNQW.swapaxes(2, 3)
+    return scores_BKNQW

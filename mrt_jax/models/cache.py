@@ -133,7 +133,8 @@ def as_cache(new_kv: NewKV, positions_BT: jax.Array, dtype: Any) -> KVCache:
 def split_keys(cache: KVCache) -> KVCache:
     """The cache with its keys in blocks, and with empty slots behind its own up to a whole block.
 
-    On CPU, products of a few queries with the keys of a block take half as long as with all keys.
+    On CPU, products of a few queries with a block of keys take half as long as with all keys; those
+    of a few rows of weights with all values run on one core, with blocks of values on all cores.
     """
     slots = cache.positions_BS.shape[1]
     missing = -slots % KEY_BLOCK
