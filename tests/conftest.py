@@ -23,6 +23,15 @@ def pytest_configure(config):
     os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 
+@pytest.fixture(scope='session', autouse=True)
+def data_folder(tmp_path_factory):
+    """Datasets are built once for all tests, and not among the user's."""
+    folder = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        folder = folder.parent  # Of all workers.
+    os.environ['MRT_JAX_DATA'] = str(folder / 'data')
+
+
 _MAPPINGS = Path('/proc/self/maps')
 _MANY = 20_000  # Of the 65,530 that Linux gives a process; each compiled program takes several.
 

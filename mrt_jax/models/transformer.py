@@ -439,15 +439,28 @@ def init_params(model: Transformer, key: jax.Array, shardings: Any = None) -> An
 
 def logical_axes(model: Transformer) -> Any:
     """Logical axis names of every parameter: the tree of `init_params` with tuples as leaves."""
-    boxed = jax.eval_shape(lambda: _boxed(model, jax.random.key(0)))
     return jax.tree.map(
-        lambda box: tuple(box.names), boxed, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata)
+        lambda box: tuple(box.names), _boxed_shapes(model.config, model.lora_rank), is_leaf=_is_box
     )
 
 
 def abstract_params(model: Transformer) -> Any:
     """Shapes and dtypes of the parameters, without making them."""
-    return jax.eval_shape(lambda: _fresh(model, jax.random.key(0)))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, box: jax.ShapeDtypeStruct(box.value.shape, _dtype(model, path)),
+        _boxed_shapes(model.config, model.lora_rank), is_leaf=_is_box,
+    )
+
+
+def _is_box(x: Any) -> bool:
+    return isinstance(x, nn.meta.AxisMetadata)
+
+
+@functools.lru_cache
+def _boxed_shapes(config: ModelConfig, lora_rank: int) -> Any:
+    """What the parameters of networks depend on; tracing one takes a while, runs ask many times."""
+    model = Transformer(config, lora_rank=lora_rank)
+    return jax.eval_shape(lambda: _boxed(model, jax.random.key(0)))
 
 
 def _boxed(model: Transformer, key: jax.Array) -> Any:
@@ -456,7 +469,11 @@ def _boxed(model: Transformer, key: jax.Array) -> Any:
 
 
 def _fresh(model: Transformer, key: jax.Array) -> Any:
-    def cast(path: tuple[Any, ...], param: jax.Array) -> jax.Array:
-        return param if path[-1].key in (DOWN, UP) else param.astype(model.param_dtype)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, param: param.astype(_dtype(model, path)), nn.meta.unbox(_boxed(model, key))
+    )
 
-    return jax.tree_util.tree_map_with_path(cast, nn.meta.unbox(_boxed(model, key)))
+
+def _dtype(model: Transformer, path: tuple[Any, ...]) -> Any:
+    """Of the parameter at a path of the tree."""
+    return jnp.dtype('float32' if path[-1].key in (DOWN, UP) else model.param_dtype)

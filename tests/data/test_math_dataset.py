@@ -9,7 +9,6 @@ from mrt_jax.data.math_dataset import READY, load_math_problems
 from mrt_jax.data.problem_files import read_problems
 from mrt_jax.errors import InputError
 from mrt_jax.tasks.task import get_task
-from tests.training.run_configs import keep_data_in
 
 
 def rows(count=4, **changes):
@@ -34,8 +33,8 @@ def write(file, rows):
 
 
 @pytest.fixture(autouse=True)
-def data(tmp_path):
-    keep_data_in(tmp_path)
+def data(tmp_path, monkeypatch):
+    monkeypatch.setenv('MRT_JAX_DATA', str(tmp_path))
     return tmp_path
 
 

@@ -22,7 +22,7 @@ from mrt_jax.training import rl_setup
 from mrt_jax.training.reinforcement import train_policy
 from mrt_jax.training.supervised import train_supervised
 from tests.evaluation.synthetic import make_records
-from tests.training.run_configs import keep_data_in, read_steps, save_untrained_policy
+from tests.training.run_configs import read_steps, save_untrained_policy
 
 PATH = ('pass_at_1',)
 
@@ -64,7 +64,6 @@ def test_gains_are_relative_to_the_start():
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):
-    keep_data_in(tmp_path_factory.mktemp('data'))
     config = comparison(arms=('grpo', 'mrt'), seeds=(0, 1), equal_tokens=True)
     config.update(
         policy=save_untrained_policy(tmp_path_factory.mktemp('policy') / 'untrained'),

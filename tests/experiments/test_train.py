@@ -1,7 +1,6 @@
 """The training command: faulty command lines end with code 2, one line, and nothing compiled."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,7 +23,6 @@ def start(tmp_path_factory):
     """Starts the command on a small run with some keys changed."""
     folder = tmp_path_factory.mktemp('train')
     policy = save_untrained_policy(folder / 'policy')
-    environment = os.environ | {'MRT_JAX_DATA': str(folder / 'data')}
 
     def run(*flags, workdir, variant='mrt', policy=policy):
         keys = [f'--config.{key}={value}' for key, value in SMALL.items()]
@@ -33,7 +31,7 @@ def start(tmp_path_factory):
             f'--workdir={workdir}', *keys, f'--config.policy={policy}', *flags,
         ]
         return subprocess.Popen(
-            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
 
     return run

@@ -17,7 +17,6 @@ from mrt_jax.tasks.answer_types import AnswerError
 from mrt_jax.tasks.marked_answer import CONCLUSION
 from mrt_jax.tasks.reasoning_gym import ANSWER_TYPES
 from mrt_jax.tasks.task import get_task
-from tests.training.run_configs import keep_data_in
 
 ITEMS = int(os.environ.get('MRT_JAX_ITEMS', 6))
 HOSTILE = (
@@ -94,9 +93,9 @@ def test_other_generators_are_refused_by_name():
         get_task('reasoning_gym:gcd').check('', 'twelve')
 
 
-def test_problems_follow_the_parameters(tmp_path):
+def test_problems_follow_the_parameters(tmp_path, monkeypatch):
     pytest.importorskip('reasoning_gym')
-    keep_data_in(tmp_path)
+    monkeypatch.setenv('MRT_JAX_DATA', str(tmp_path))
     task = get_task('reasoning_gym:chain_sum:min_terms=3,max_terms=3,max_digits=1,size=[20,5,5]')
     splits = [task.problems(split) for split in ('train', 'validation', 'test')]
     assert [len(split) for split in splits] == [20, 5, 5]

@@ -78,11 +78,6 @@ def _check_number(response: str, answer: Any) -> Verdict:
     return Verdict(said[0].isdigit(), said, 'equal')
 
 
-def keep_data_in(folder: Path) -> None:
-    """Builds datasets below a folder of the tests rather than the user's."""
-    os.environ['MRT_JAX_DATA'] = str(folder)
-
-
 def terminate_at_call(
     monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, number: int
 ) -> None:

@@ -21,7 +21,6 @@ from mrt_jax.training.objectives import train
 from tests.tiny import tiny_config
 from tests.training.run_configs import (
     SMALL_STAR,
-    keep_data_in,
     read_steps,
     save_untrained_policy,
     small_run,
@@ -30,7 +29,6 @@ from tests.training.run_configs import (
 
 @pytest.fixture(scope='module')
 def policy(tmp_path_factory):
-    keep_data_in(tmp_path_factory.mktemp('data'))
     return save_untrained_policy(tmp_path_factory.mktemp('policy') / 'untrained')
 
 

@@ -15,7 +15,6 @@ from mrt_jax.training.objectives import train
 from mrt_jax.training.reinforcement import train_policy
 from mrt_jax.training.supervised import train_supervised
 from tests.training.run_configs import (
-    keep_data_in,
     read_steps,
     save_untrained_policy,
     small_run,
@@ -24,7 +23,6 @@ from tests.training.run_configs import (
 
 @pytest.fixture(scope='module')
 def policy(tmp_path_factory):
-    keep_data_in(tmp_path_factory.mktemp('data'))
     words = get_task('countdown_backtrack').words
     folder = tmp_path_factory.mktemp('policy') / 'untrained'
     return save_untrained_policy(folder, 1, words, DIRECT_CHAT_TEMPLATE)

@@ -20,7 +20,6 @@ from mrt_jax.training.reinforcement import train_policy
 from mrt_jax.training.rl_batch import vote_numbers
 from mrt_jax.training.rl_setup import prepare
 from tests.training.run_configs import (
-    keep_data_in,
     note_calls,
     save_untrained_policy,
     small_run,
@@ -31,7 +30,6 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(scope='module')
 def policy(tmp_path_factory):
-    keep_data_in(tmp_path_factory.mktemp('data'))
     return save_untrained_policy(tmp_path_factory.mktemp('policy') / 'untrained')
 
 

@@ -22,7 +22,6 @@ from tests.training.noted_config import NotedConfig, declared_keys
 from tests.training.run_configs import (
     SMALL_STAR,
     get_easy_task,
-    keep_data_in,
     save_untrained_policy,
     small_run,
 )
@@ -49,7 +48,6 @@ OTHER = {
 
 @pytest.fixture(scope='module')
 def policy(tmp_path_factory):
-    keep_data_in(tmp_path_factory.mktemp('data'))
     return save_untrained_policy(tmp_path_factory.mktemp('policy') / 'untrained')
 
 

@@ -21,12 +21,11 @@ from mrt_jax.training.provenance import (
     problems_digest,
     record_start,
 )
-from tests.training.run_configs import keep_data_in, save_untrained_policy, small_run
+from tests.training.run_configs import save_untrained_policy, small_run
 
 
 @pytest.fixture(scope='module')
 def policy(tmp_path_factory):
-    keep_data_in(tmp_path_factory.mktemp('data'))
     return save_untrained_policy(tmp_path_factory.mktemp('policy') / 'untrained')
 
 

@@ -23,7 +23,6 @@ from tests.training.run_configs import (
     SMALL_STAR,
     counting_compilations,
     get_easy_task,
-    keep_data_in,
     run,
     save_untrained_policy,
     small_run,
@@ -34,7 +33,6 @@ WEIGHT, BRANCHES, ROOM = 0.5, 3, 8 * 4 * 3
 
 @pytest.fixture(scope='module')
 def policy(tmp_path_factory):
-    keep_data_in(tmp_path_factory.mktemp('data'))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rl_setup, 'get_task', get_easy_task)
         yield save_untrained_policy(tmp_path_factory.mktemp('policy') / 'untrained', sharpness=2)

@@ -22,7 +22,6 @@ from mrt_jax.training.rl_batch import correct_mismatch
 from mrt_jax.training.rl_setup import prepare
 from tests.training.run_configs import (
     counting_compilations,
-    keep_data_in,
     read_steps,
     save_untrained_policy,
     small_run,
@@ -32,7 +31,6 @@ from tests.training.run_configs import (
 
 @pytest.fixture(scope='module')
 def policy(tmp_path_factory):
-    keep_data_in(tmp_path_factory.mktemp('data'))
     return save_untrained_policy(tmp_path_factory.mktemp('policy') / 'untrained')
 
 

@@ -15,7 +15,6 @@ from mrt_jax.training.reinforcement import train_policy
 from mrt_jax.training.rl_setup import prepare
 from tests.training.run_configs import (
     get_easy_task,
-    keep_data_in,
     note_calls,
     read_steps,
     run,
@@ -41,7 +40,6 @@ def get_uneven_task(name, **texts):
 
 @pytest.fixture(scope='module')
 def policy(tmp_path_factory):
-    keep_data_in(tmp_path_factory.mktemp('data'))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rl_setup, 'get_task', get_uneven_task)
         yield save_untrained_policy(tmp_path_factory.mktemp('policy') / 'untrained', sharpness=2)

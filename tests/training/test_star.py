@@ -17,7 +17,6 @@ from mrt_jax.training.objectives import check_config, train
 from tests.training.run_configs import (
     SMALL_STAR,
     get_easy_task,
-    keep_data_in,
     note_calls,
     read_steps,
     save_untrained_policy,
@@ -28,7 +27,6 @@ from tests.training.run_configs import (
 
 @pytest.fixture(scope='module')
 def policy(tmp_path_factory):
-    keep_data_in(tmp_path_factory.mktemp('data'))
     return save_untrained_policy(tmp_path_factory.mktemp('policy') / 'untrained', sharpness=1)
 
 

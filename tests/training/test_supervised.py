@@ -21,7 +21,6 @@ from mrt_jax.training.export import read_workdir
 from mrt_jax.training.objective import SupervisedBatch, supervised_loss
 from mrt_jax.training.supervised import train_supervised
 from tests.training.run_configs import (
-    keep_data_in,
     save_untrained_policy,
     small_run,
     terminate_at_call,
@@ -30,7 +29,6 @@ from tests.training.run_configs import (
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):
-    keep_data_in(tmp_path_factory.mktemp('data'))
     config = get_config('sft')
     config.update(num_steps=12, checkpoint_every=6, rows_per_step=8, microbatch_rows=4)
     config.model.update(width=32, num_layers=2, head_width=16, ffn_width=48)
