@@ -152,7 +152,7 @@ def _attend_part(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Maximum score and sum of exponentials [X, H, T] and weighted values [X, H, T, C], float32.
 
-    Values are read in the blocks that keys are in: each is the mix of a block, and they are added.
+    Values are mixed block by block, in the blocks that keys are in, and the mixes added.
     """
     rows, heads, length, width = q_XHTC.shape
     read_values, value_steps = as_read(source.v_BKSC, q_XHTC.dtype)

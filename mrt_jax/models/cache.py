@@ -133,8 +133,8 @@ def as_cache(new_kv: NewKV, positions_BT: jax.Array, dtype: Any) -> KVCache:
 def split_keys(cache: KVCache) -> KVCache:
     """The cache with its keys in blocks, and with empty slots behind its own up to a whole block.
 
-    On CPU, products of a few queries with a block of keys take half as long as with all keys; those
-    of a few rows of weights with all values run on one core, with blocks of values on all cores.
+    On CPU, products of a few queries with all keys take half as long block by block; those of their
+    weights with the values, which `attend` then reads in the same blocks, use all cores, not one.
     """
     slots = cache.positions_BS.shape[1]
     missing = -slots % KEY_BLOCK

@@ -458,7 +458,10 @@ def _is_box(x: Any) -> bool:
 
 @functools.lru_cache
 def _boxed_shapes(config: ModelConfig, lora_rank: int) -> Any:
-    """What the parameters of networks depend on; tracing one takes a while, runs ask many times."""
+    """Shapes of the parameters, in boxes with the names of their axes; all that they depend on.
+
+    Kept, as tracing a network takes a while and runs ask often; shared, so not to be changed.
+    """
     model = Transformer(config, lora_rank=lora_rank)
     return jax.eval_shape(lambda: _boxed(model, jax.random.key(0)))
 
@@ -475,5 +478,5 @@ def _fresh(model: Transformer, key: jax.Array) -> Any:
 
 
 def _dtype(model: Transformer, path: tuple[Any, ...]) -> Any:
-    """Of the parameter at a path of the tree."""
+    """Dtype of the parameter at a path of the tree."""
     return jnp.dtype('float32' if path[-1].key in (DOWN, UP) else model.param_dtype)

@@ -1,7 +1,6 @@
-"""Which settings of reinforcement learning are refused, alone or beside others.
-
-Keys without an effect are told by `key_effects`, an advantage's own by `CreditConfig`.
-"""
+"""Settings of reinforcement learning that are refused, alone or beside others, before the policy is
+read. What belongs to one class of settings, such as `CreditConfig`, is checked there, and keys
+without an effect by `key_effects`."""
 
 import math
 from typing import Any
@@ -15,12 +14,13 @@ from mrt_jax.sharding.rules import SAMPLING_RULES, row_shards
 from mrt_jax.tasks.task import Task
 
 
-def check_keys(config: Any, task: Task) -> None:
-    """Checks a run's settings before its policy is read.
+def check_keys(config: Any, task: Task, mesh: Mesh) -> None:
+    """Checks what neither the policy nor the data decide.
 
     Args:
         config: of the run.
-        task: of the config, its episodes as it has them by itself.
+        task: the config's, before `window_tokens` replaces its episodes.
+        mesh: the config's.
 
     Raises:
         InputError: names the settings, why they do not go together, and what to set.
@@ -41,26 +41,7 @@ def check_keys(config: Any, task: Task) -> None:
     _check_mismatch(config.mismatch)
     _check_prover(config, task)
     _check_prover_training(config)
-
-
-def check_slots(config: Any, mesh: Mesh) -> None:
-    """Checks that rows can take turns on the devices.
-
-    Raises:
-        InputError: `rollout_slots` or `prompts_per_step` do not divide among them.
-    """
-    rows = config.prompts_per_step * config.group_size
-    slots, shards = config.rollout_slots, row_shards(mesh, SAMPLING_RULES)
-    if not 0 <= slots <= rows or slots % shards:
-        raise InputError(
-            f'rollout_slots={slots} must be at most prompts_per_step x group_size = {rows}, a '
-            f'multiple of mesh.data x fsdp x sequence = {shards}, or 0 to decode all together'
-        )
-    if slots and config.prompts_per_step % shards:
-        raise InputError(
-            f'prompts_per_step={config.prompts_per_step} must be a multiple of mesh.data x fsdp x '
-            f'sequence = {shards} where rollout_slots={slots}: a group takes turns on one of them'
-        )
+    _check_slots(config, mesh)
 
 
 def _check_method(config: Any) -> None:
@@ -186,4 +167,20 @@ def _check_prover_training(config: Any) -> None:
         raise InputError(
             f'prover_sequences={most} must be a multiple of branches={branches}, at least as many: '
             'the answers of a boundary train together'
+        )
+
+
+def _check_slots(config: Any, mesh: Mesh) -> None:
+    """Raises InputError if rows cannot take turns on the devices."""
+    rows = config.prompts_per_step * config.group_size
+    slots, shards = config.rollout_slots, row_shards(mesh, SAMPLING_RULES)
+    if not 0 <= slots <= rows or slots % shards:
+        raise InputError(
+            f'rollout_slots={slots} must be at most prompts_per_step x group_size = {rows}, a '
+            f'multiple of mesh.data x fsdp x sequence = {shards}, or 0 to decode all together'
+        )
+    if slots and config.prompts_per_step % shards:
+        raise InputError(
+            f'prompts_per_step={config.prompts_per_step} must be a multiple of mesh.data x fsdp x '
+            f'sequence = {shards} where rollout_slots={slots}: a group takes turns on one of them'
         )

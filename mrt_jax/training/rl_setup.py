@@ -23,7 +23,7 @@ from mrt_jax.sharding.rules import SAMPLING_RULES
 from mrt_jax.tasks.task import Problem, get_task
 from mrt_jax.training.network import check_network, check_on_mesh, make_network, read_optimizer
 from mrt_jax.training.objective import ObjectiveConfig
-from mrt_jax.training.rl_checks import check_keys, check_slots
+from mrt_jax.training.rl_checks import check_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +162,7 @@ def prepare(config: Any) -> Setup:
     mesh = make_mesh(**config.mesh)
     credit = read_credit(config)
     objective = read_objective(config)
-    check_keys(config, task)
+    check_keys(config, task, mesh)
     if config.window_tokens:
         task = dataclasses.replace(task, rule=TokenWindows(config.window_tokens))
     rows = config.prompts_per_step * config.group_size
@@ -175,7 +175,6 @@ def prepare(config: Any) -> Setup:
     validate_mesh(
         mesh, policy.config, rows=rows, tokens=config.row_tokens, rules=SAMPLING_RULES
     )
-    check_slots(config, mesh)
     setup = Setup(
         config=ml_collections.FrozenConfigDict(config),
         policy=policy,

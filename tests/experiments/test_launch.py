@@ -152,7 +152,7 @@ def test_what_two_have_saved_one_restores_in_another_layout(story, whole, tmp_pa
     assert step['grad_norm'] == pytest.approx(whole[-1]['grad_norm'], abs=1e-5)
 
 
-def test_two_processes_sample_ahead_and_stop_at_a_step_that_one_goes_on_from(tmp_path):
+def test_two_processes_sample_ahead_stop_and_go_on(tmp_path):
     changes = CHANGES | dict(
         num_steps=4, staleness=1, judge_every=0, prover_rounds=2, common_draws=False
     )
@@ -163,9 +163,10 @@ def test_two_processes_sample_ahead_and_stop_at_a_step_that_one_goes_on_from(tmp
     assert code == 0, errors
     stopped_at = len(read_steps(tmp_path / 'run'))
     assert stopped_at < 4 and (tmp_path / 'run' / 'checkpoints' / str(stopped_at) / 'next').is_dir()
+    code, errors = end(launch(tmp_path / 'run', changes))
+    assert code == 0, errors
     (tmp_path / 'one').mkdir()
-    for name in ('run', 'one'):
-        assert train_policy(small_run(POLICY, **changes), tmp_path / name)
+    assert train_policy(small_run(POLICY, **changes), tmp_path / 'one')
     steps, expected = read_steps(tmp_path / 'run'), read_steps(tmp_path / 'one')
     assert [step['staleness'] for step in steps] == [0, 1, 1, 1]
     for ours, theirs in zip(steps, expected, strict=True):
