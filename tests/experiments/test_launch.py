@@ -87,7 +87,7 @@ def children(pid):
 def story(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('story') / 'run'
     process = launch(workdir)
-    wait_for_steps(process, workdir, 2)
+    wait_for_steps(process, workdir, 3)  # The first's checkpoint has its name.
     os.kill(children(process.pid)[1], signal.SIGKILL)
     began = time.monotonic()
     killed = end(process)
@@ -162,9 +162,11 @@ def test_two_processes_sample_ahead_stop_and_go_on(tmp_path):
     code, errors = end(process)
     assert code == 0, errors
     stopped_at = len(read_steps(tmp_path / 'run'))
-    assert stopped_at < 4 and (tmp_path / 'run' / 'checkpoints' / str(stopped_at) / 'next').is_dir()
+    assert 1 <= stopped_at < 4
+    assert (tmp_path / 'run' / 'checkpoints' / str(stopped_at) / 'next').is_dir()
     code, errors = end(launch(tmp_path / 'run', changes))
     assert code == 0, errors
+    assert f'going on from step {stopped_at} of' in errors
     (tmp_path / 'one').mkdir()
     assert train_policy(small_run(POLICY, **changes), tmp_path / 'one')
     steps, expected = read_steps(tmp_path / 'run'), read_steps(tmp_path / 'one')
